@@ -1,0 +1,42 @@
+"""DDIM inversion and sampling (Song et al., arXiv 2010.02502) with the k-diffusion sampler signature.
+
+In x = z * sqrt(1 + sigma^2) a deterministic DDIM step is one Euler step along eps.
+"""
+
+from torch import Tensor
+from tqdm.auto import trange
+
+
+def vp_scale(sigma: Tensor) -> Tensor:
+    """sqrt(1 + sigma^2), the factor from z (variance preserving) to x (variance exploding)."""
+    return (1 + sigma ** 2) ** 0.5
+
+
+def predict_eps(model, x: Tensor, sigma: Tensor, extra_args: dict) -> tuple[Tensor, Tensor]:
+    """(eps, denoised), both like x (B, C, H, W), of a `model(x, sigmas, **extra_args)` that returns denoised."""
+    denoised = model(x, sigma * x.new_ones([x.shape[0]]), **extra_args)
+    return (x - denoised) / sigma, denoised
+
+
+def sample_ddim(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    """DDIM with eta 0 from x at sigmas[0] to sigmas[-1]; sigmas (N + 1,) descending."""
+    for i in trange(len(sigmas) - 1, disable=disable):
+        eps, denoised = predict_eps(model, x, sigmas[i], extra_args or {})
+        if callback is not None:
+            callback({"x": x, "i": i, "sigma": sigmas[i], "sigma_hat": sigmas[i], "denoised": denoised})
+        x = x + eps * (sigmas[i + 1] - sigmas[i])
+    return x
+
+
+def sample_ddim_inversion(model, x, sigmas, extra_args=None, callback=None, disable=None, *, evaluated):
+    """DDIM inversion from x at sigmas[0] up to sigmas[-1]; sigmas (N + 1,) ascending.
+
+    Step i evaluates the model at evaluated[i] (N,), with z unchanged; see `Schedule`.
+    """
+    for i in trange(len(sigmas) - 1, disable=disable):
+        x_evaluated = x * (vp_scale(evaluated[i]) / vp_scale(sigmas[i]))
+        eps, denoised = predict_eps(model, x_evaluated, evaluated[i], extra_args or {})
+        x = x + eps * (sigmas[i + 1] - sigmas[i])
+        if callback is not None:
+            callback({"x": x, "i": i, "sigma": sigmas[i + 1], "sigma_hat": evaluated[i], "denoised": denoised})
+    return x

@@ -1,0 +1,26 @@
+import torch
+
+from styleid_core.adain import adain
+
+
+def test_takes_the_statistics_of_the_style_and_keeps_the_pattern():
+    content, style = torch.randn(3, 4, 16, 24), 5 + 2 * torch.randn(1, 4, 9, 31)
+    result = adain(content, style)
+    torch.testing.assert_close(result.mean((2, 3)), style.mean((2, 3)).expand(3, 4))
+    torch.testing.assert_close(result.std((2, 3)), style.std((2, 3)).expand(3, 4))
+    for image in range(3):
+        for channel in range(4):
+            pair = torch.stack([content[image, channel].flatten(), result[image, channel].flatten()])
+            assert torch.corrcoef(pair)[0, 1] > 0.9999
+
+
+def test_strength_goes_from_the_content_to_the_full_result():
+    content, style = torch.randn(1, 4, 8, 8), 3 * torch.randn(1, 4, 8, 8)
+    assert torch.equal(adain(content, style, 0.0), content)
+    torch.testing.assert_close(adain(content, style, 0.5), (content + adain(content, style)) / 2)
+
+
+def test_each_content_meets_its_own_style_and_one_content_many_styles():
+    content, style = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 6, 6)
+    torch.testing.assert_close(adain(content, style)[1:], adain(content[1:], style[1:]))
+    assert adain(content[:1], style).shape == (2, 4, 8, 8)
