@@ -1,0 +1,35 @@
+"""LatentAdaIN: re-colour the content's noise with the style's."""
+
+from comfy_api.latest import io
+
+from ..styleid_core.adain import adain
+from .sampling import check_batches, image_latent
+
+
+class LatentAdaIN(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LatentAdaIN",
+            display_name="Latent AdaIN",
+            category="styleid",
+            description="Gives a latent the channel means and deviations of another. Between the inverted content and style "
+                        "it transfers the colours (StyleID's initial latent AdaIN).",
+            search_aliases=["styleid", "adaptive instance normalization", "color transfer", "match colors"],
+            inputs=[
+                io.Latent.Input("content", tooltip="Keeps its shapes: the noise of the inverted content."),
+                io.Latent.Input("style", tooltip="Gives the colours: the style's noise, of any size; one for all, or one for each."),
+                io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.01,
+                               tooltip="0 keeps the content's colours, 1 (the paper) takes all of the style's."),
+            ],
+            outputs=[io.Latent.Output(tooltip="Sample it with the sigmas of DDIM Invert.")],
+        )
+
+    @classmethod
+    def execute(cls, content, style, strength=1.0) -> io.NodeOutput:
+        z_content, z_style = image_latent(content, "content"), image_latent(style, "style")
+        check_batches(z_content, z_style)
+        return io.NodeOutput(content | {"samples": adain(z_content, z_style, strength)})
+
+
+NODES = [LatentAdaIN]

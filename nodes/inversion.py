@@ -1,0 +1,76 @@
+"""CaptureSelfAttention and DDIMInvert: from a picture to noise, and what the model saw on the way."""
+
+from comfy_api.latest import io
+
+from .patcher import request_capture, select_blocks
+from .sampling import SCHEDULES, check_channels, image_latent, invert, make_schedule, progress
+
+# Wire type of styleid_core.features.Features, which tells its shapes
+FeaturesType = io.Custom("STYLEID_FEATURES")
+
+LAYERS_TOOLTIP = ("Decoder (output) blocks, as numbers and ranges: 6-11, or 6,7,9-11. The paper's choice for SD 1.x is 6-11; "
+                  "fewer and later blocks carry finer texture and less of the style, earlier ones begin to change the shapes.")
+POSITIVE_TOOLTIP = "Conditioning of every model call. The paper uses an empty prompt, without classifier-free guidance."
+SCHEDULE_TOOLTIP = ("official: the timesteps of the authors' code, for their results. "
+                    "ddim: invert along exactly the sigmas that are sampled, down to 0, for the closest reconstruction.")
+
+
+class CaptureSelfAttention(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="CaptureSelfAttention",
+            display_name="Capture Self-Attention",
+            category="styleid",
+            description="Marks the decoder blocks whose self-attention DDIM Invert records. Sampling with the model is not changed.",
+            search_aliases=["styleid", "style transfer", "attention features", "record attention"],
+            inputs=[
+                io.Model.Input("model", tooltip="A UNet with self-attention: SD 1.x, SD 2.x, SDXL. LoRAs applied before are seen."),
+                io.String.Input("layers", default="6-11", tooltip=LAYERS_TOOLTIP),
+            ],
+            outputs=[io.Model.Output(tooltip="For DDIM Invert: records the chosen blocks while it is inverted.")],
+        )
+
+    @classmethod
+    def execute(cls, model, layers="6-11") -> io.NodeOutput:
+        return io.NodeOutput(request_capture(model, select_blocks(model, layers)))
+
+
+class DDIMInvert(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DDIMInvert",
+            display_name="DDIM Invert",
+            category="styleid",
+            description="Runs the deterministic DDIM sampler backwards: the noise from which the model would draw this picture, "
+                        "with the self-attention it saw on the way when the model comes from Capture Self-Attention.",
+            search_aliases=["styleid", "inversion", "unsampler", "invert", "reverse ddim"],
+            inputs=[
+                io.Model.Input("model", tooltip="From Capture Self-Attention to get features, or any model to get only the noise."),
+                io.Latent.Input("latent", tooltip="The encoded picture, of any size that the VAE takes; a batch is inverted together."),
+                io.Conditioning.Input("positive", tooltip=POSITIVE_TOOLTIP),
+                io.Int.Input("steps", default=50, min=1, max=1000,
+                             tooltip="Model calls of the inversion. The paper uses 50. Use the same number for content and style."),
+                io.Combo.Input("schedule", options=SCHEDULES, default="official", tooltip=SCHEDULE_TOOLTIP),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="noise", tooltip="Sample from it with the sigmas and without added noise."),
+                FeaturesType.Output(display_name="features", tooltip="Self-attention inputs of every step, for Inject Style K/V."),
+                io.Sigmas.Output(display_name="sigmas", tooltip="The sigmas to sample the noise with."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, latent, positive, steps=50, schedule="official") -> io.NodeOutput:
+        samples = image_latent(latent, "input")
+        check_channels(model, samples, "input")
+        plan = make_schedule(model, schedule, steps)
+        [callback] = progress(model, len(plan.evaluated))
+        noise, features = invert(model, positive, samples, plan, callback)
+        # A mask of the picture would mean something else on the noise.
+        output = {key: value for key, value in latent.items() if key != "noise_mask"} | {"samples": noise}
+        return io.NodeOutput(output, features, plan.sampling)
+
+
+NODES = [CaptureSelfAttention, DDIMInvert]

@@ -1,0 +1,181 @@
+"""All that this pack knows of ComfyUI's model patching: block addresses, patches, wrappers, transformer_options."""
+
+import logging
+
+import comfy.model_management
+import torch
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+
+from ..styleid_core.attention import mix_query_input
+from ..styleid_core.blocks import Block, parse_layers
+from ..styleid_core.features import Features, features_at, nearest_step, repeat_batch
+
+KEY = "styleid"
+CAPTURE = "styleid_capture"
+
+logger = logging.getLogger(KEY)
+
+
+def check_unet(model):
+    unet = model.model.diffusion_model
+    if not isinstance(unet, UNetModel):
+        raise ValueError("StyleID needs a UNet with self-attention in its decoder (SD 1.x, SD 2.x, SDXL), and this model is a "
+                         f"{type(unet).__name__}. Load a checkpoint of one of those families.")
+
+
+def self_attention_blocks(model) -> list[Block]:
+    """Every self-attention in the decoder of a MODEL; ValueError for a model that is not a UNet with `attn1`."""
+    check_unet(model)
+    return [("output", number, index)
+            for number, block in enumerate(model.model.diffusion_model.output_blocks)
+            for layer in block if isinstance(layer, SpatialTransformer)
+            for index in range(len(layer.transformer_blocks))]
+
+
+def select_blocks(model, layers: str) -> list[Block]:
+    """The self-attentions in the decoder blocks that `layers` ("6-11") names; ValueError for one the model lacks."""
+    available = self_attention_blocks(model)
+    existing = sorted({number for _, number, _ in available})
+    numbers = parse_layers(layers)
+    unknown = [str(number) for number in numbers if number not in existing]
+    if unknown:
+        raise ValueError(f'layers "{layers}": output block {", ".join(unknown)} of this model has no self-attention. '
+                         f"Choose from {existing[0]}-{existing[-1]}." if existing else "This model's decoder has no self-attention.")
+    return [block for block in available if block[1] in numbers]
+
+
+def block_address(extra_options: dict) -> Block:
+    return (*extra_options["block"], extra_options["block_index"])
+
+
+def request_capture(model, blocks: list[Block]):
+    """A clone of MODEL that asks for `blocks` to be recorded when it is inverted. Sampling with it changes nothing."""
+    m = model.clone()
+    m.model_options["transformer_options"][CAPTURE] = blocks
+    return m
+
+
+class Recorder:
+    """Owned by one inversion: keeps the self-attention inputs of `blocks`, a list of them for each model call."""
+
+    def __init__(self, blocks: list[Block]):
+        self.blocks = blocks
+        self.sigmas: list[float] = []
+        self.steps: list[dict[Block, torch.Tensor]] = []
+
+    def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+        sigma = float(transformer_options["sigmas"][0])
+        if len(transformer_options["cond_or_uncond"]) > 1 or sigma in self.sigmas:
+            raise ValueError("An inversion needs one conditioning for the whole picture, and several are connected to positive. "
+                             "Give it a single prompt (the paper's is empty), not a combined or regional one.")
+        self.sigmas.append(sigma)
+        self.steps.append({})
+        return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
+
+    def attn1_patch(self, n, context, value, extra_options):
+        block = block_address(extra_options)
+        if block in self.blocks:
+            self.steps[-1][block] = n.to(comfy.model_management.intermediate_device())
+        return n, context, value
+
+    def features(self, size: tuple[int, int]) -> Features:
+        return Features(self.sigmas, self.blocks, [[step[block] for block in self.blocks] for step in self.steps], size)
+
+
+def record_requested(model) -> tuple:
+    """(clone of MODEL, its Recorder), for the blocks that `request_capture` asked for, which may be none."""
+    check_unet(model)
+    m = model.clone()
+    recorder = Recorder(model.model_options["transformer_options"].get(CAPTURE, []))
+    if recorder.blocks:
+        m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)
+        m.set_model_attn1_patch(recorder.attn1_patch)
+    return m, recorder
+
+
+class Injection:
+    """Owned by one sampling run: the features of the step at hand, and the tally of what was injected."""
+
+    def __init__(self, content: Features, style: Features, gamma: float, tau: float):
+        self.content, self.style, self.gamma, self.tau = content, style, gamma, tau
+        self.current: dict[Block, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.blocks: set[Block] = set()
+        self.sigmas: set[float] = set()
+
+    def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+        if tuple(x.shape[-2:]) != self.content.size:
+            raise ValueError("The model is sampling only a part of the picture (an area, a tile), where StyleID's content features do not "
+                             "fit. Use conditioning without an area and a sampler without tiles.")
+        sigma = float(transformer_options["sigmas"][0])
+        content, style = ({block: repeat_batch(n.to(x), len(x)) for block, n in features_at(features, sigma).items()}
+                          for features in (self.content, self.style))
+        self.current = {block: (content[block], style[block]) for block in content.keys() & style.keys()}
+        output = executor(x, timesteps, context, y, control, transformer_options, **kwargs)
+        self.current = {}
+        self.sigmas.add(sigma)
+        return output
+
+    def attn1_patch(self, n, context, value, extra_options):
+        block = block_address(extra_options)
+        if block not in self.current:
+            return n, context, value
+        n_content, n_style = self.current[block]
+        self.blocks.add(block)
+        return mix_query_input(n, n_content, self.gamma, self.tau), n_style, n_style
+
+
+def inject_style(model, content: Features, style: Features, gamma: float, tau: float):
+    """A clone of MODEL that, for each sampling run of any sampler, injects `style` and `content` into self-attention.
+
+    The run's own copy of the model options carries the patch: nothing stays on the model, however the run ends.
+    ValueError for features that were not captured, or do not share a block with each other and this model.
+    """
+    check_features(model, content, style)
+
+    def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        check_run(content, style, latent_image, sigmas)
+        if torch.count_nonzero(noise):
+            logger.warning("The sampler adds fresh noise to the inverted latent, which loses the content. Turn its noise off.")
+        injection = Injection(content, style, gamma, tau)
+        run_options = executor.class_obj.model_options
+        run_options["transformer_options"].setdefault("patches", {}).setdefault("attn1_patch", []).append(injection.attn1_patch)
+        add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, injection.model_call, run_options, is_model_options=True)
+        output = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        if not injection.blocks:
+            raise ValueError(f"No style was injected: the sampler called the model at {len(injection.sigmas)} of {len(sigmas)} sigmas and "
+                             "reached none of the captured blocks. Give it two sigmas or more, and remove nodes that replace the UNet.")
+        logger.info("Injected style into %d self-attentions at %d steps.", len(injection.blocks), len(injection.sigmas))
+        return output
+
+    m = model.clone()
+    m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    m.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
+    return m
+
+
+def check_features(model, content: Features, style: Features):
+    for name, features in (("content", content), ("style", style)):
+        if not features.steps:
+            raise ValueError(f"The {name}_features are empty. Put CaptureSelfAttention between the model and the DDIMInvert "
+                             "that they come from.")
+    shared = set(content.blocks) & set(style.blocks)
+    if not shared & set(self_attention_blocks(model)):
+        numbers = [sorted({number for _, number, _ in features.blocks}) for features in (content, style)]
+        raise ValueError(f"content_features were captured in output blocks {numbers[0]}, style_features in {numbers[1]}, and none of "
+                         "them is common to both and this model. Capture both with the same layers, from the model that samples.")
+
+
+def check_run(content: Features, style: Features, latent_image: torch.Tensor, sigmas: torch.Tensor):
+    batch, size = latent_image.shape[0], tuple(latent_image.shape[-2:])
+    if size != content.size:
+        raise ValueError("content_features were captured from a latent of {}x{}, and the latent being sampled is {}x{} (height x width). "
+                         "Sample the latent that DDIMInvert gave together with them.".format(*content.size, *size))
+    for name, features in (("content", content), ("style", style)):
+        if features.batch not in (1, batch):
+            raise ValueError(f"{name}_features hold {features.batch} images and the latent being sampled holds {batch}. "
+                             f"Give one {name} for all, or one for each.")
+        for sigma in sigmas.tolist():
+            if sigma > 0:
+                nearest_step(features, sigma)

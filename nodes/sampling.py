@@ -1,0 +1,82 @@
+"""Latents in and out, and sampling runs on a ComfyUI MODEL."""
+
+from itertools import accumulate
+
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+
+from ..styleid_core.ddim import sample_ddim_inversion, vp_scale
+from ..styleid_core.features import Features
+from ..styleid_core.schedules import Schedule, ddim_schedule, official_schedule
+from .patcher import record_requested
+
+SCHEDULES = ["official", "ddim"]
+
+
+def make_schedule(model, name: str, steps: int) -> Schedule:
+    """Sigmas of the "official" or "ddim" schedule on the noise schedule of MODEL."""
+    model_sampling = model.get_model_object("model_sampling")
+    if name == "official":
+        return official_schedule(model_sampling.sigmas.cpu(), steps)
+    return ddim_schedule(comfy.samplers.calculate_sigmas(model_sampling, "ddim_uniform", steps).cpu())
+
+
+def image_latent(latent: dict, name: str) -> torch.Tensor:
+    """The samples (B, C, H, W) of a LATENT that holds a picture; ValueError for NaN, nothing or only zeros."""
+    samples = latent["samples"]
+    if not torch.isfinite(samples).all():
+        raise ValueError(f"The {name} latent contains NaN or infinity, which a VAE in fp16 may produce. "
+                         "Start ComfyUI with --fp32-vae, or use another VAE.")
+    if not torch.count_nonzero(samples):
+        raise ValueError(f"The {name} latent is empty. Connect a picture through VAE Encode.")
+    return samples
+
+
+def check_channels(model, samples: torch.Tensor, name: str):
+    channels = model.get_model_object("latent_format").latent_channels
+    if samples.ndim != 4 or samples.shape[1] != channels:
+        raise ValueError(f"The {name} latent has shape {list(samples.shape)}, and this model works on [batch, {channels}, height, width]. "
+                         "Encode the picture with the VAE of the same checkpoint.")
+
+
+def check_batches(content: torch.Tensor, style: torch.Tensor):
+    if len(content) != len(style) and 1 not in (len(content), len(style)):
+        raise ValueError(f"The batch has {len(content)} contents and {len(style)} styles. Give one style for all, or as many as contents.")
+
+
+def progress(model, *steps: int) -> list:
+    """A callback for each of several sampling runs of so many steps, all with one progress bar and live previews."""
+    total = sum(steps)
+    callback = latent_preview.prepare_callback(model, total)
+
+    def starting_at(start):
+        return lambda step, x0, x, _: callback(start + step, x0, x, total)
+
+    return [starting_at(start) for start in accumulate((0, *steps[:-1]))]
+
+
+def rescale(model, samples: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+    """Multiply a LATENT's samples by `factor` in the scale that the model sees."""
+    return model.model.process_latent_out(model.model.process_latent_in(samples) * factor)
+
+
+def run_sampler(model, positive, samples: torch.Tensor, sampler, sigmas: torch.Tensor, callback) -> torch.Tensor:
+    """Sample from x = `samples` at sigmas[0], without noise and without classifier-free guidance."""
+    guider = comfy.samplers.CFGGuider(model)
+    guider.inner_set_conds({"positive": positive})
+    output = guider.sample(torch.zeros_like(samples), samples, sampler, sigmas, callback=callback,
+                           disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED)
+    return output.to(comfy.model_management.intermediate_device())
+
+
+def invert(model, positive, samples: torch.Tensor, schedule: Schedule, callback) -> tuple[torch.Tensor, Features]:
+    """(noise to sample from at schedule.sampling[0], features of the blocks that CaptureSelfAttention asked for)."""
+    m, recorder = record_requested(model)
+    sampler = comfy.samplers.KSAMPLER(sample_ddim_inversion, {"evaluated": schedule.evaluated})
+    start = rescale(model, samples, vp_scale(schedule.inversion[0]))
+    x = run_sampler(m, positive, start, sampler, schedule.inversion, callback)
+    noise = rescale(model, x, vp_scale(schedule.sampling[0]) / vp_scale(schedule.inversion[-1]))
+    return noise, recorder.features(tuple(samples.shape[-2:]))

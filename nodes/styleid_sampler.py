@@ -1,0 +1,65 @@
+"""StyleIDSampler: the whole of StyleID in one node."""
+
+from comfy.samplers import KSAMPLER
+from comfy_api.latest import io
+
+from ..styleid_core.adain import adain as latent_adain
+from ..styleid_core.ddim import sample_ddim, vp_scale
+from .injection import GAMMA_TOOLTIP, TEMPERATURE_TOOLTIP
+from .inversion import LAYERS_TOOLTIP, POSITIVE_TOOLTIP, SCHEDULE_TOOLTIP
+from .patcher import inject_style, logger, request_capture, select_blocks
+from .sampling import SCHEDULES, check_batches, check_channels, image_latent, invert, make_schedule, progress, rescale, run_sampler
+
+
+class StyleIDSampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="StyleIDSampler",
+            display_name="StyleID Sampler",
+            category="styleid",
+            description="Draws the content picture in the style of another, without training: inverts both, re-colours the content's "
+                        "noise and samples it with the style's self-attention (StyleID, CVPR 2024).",
+            search_aliases=["styleid", "style transfer", "style injection", "artistic style", "neural style"],
+            inputs=[
+                io.Model.Input("model", tooltip="A UNet with self-attention: SD 1.x, SD 2.x, SDXL."),
+                io.Latent.Input("content", tooltip="The encoded picture whose shapes are kept, or a batch of them."),
+                io.Latent.Input("style", tooltip="The encoded picture whose style is taken, of any size; one for all, or one for each."),
+                io.Conditioning.Input("positive", tooltip=POSITIVE_TOOLTIP),
+                io.Int.Input("steps", default=50, min=1, max=1000,
+                             tooltip="Steps of each inversion and of the sampling, so three times as many model calls. The paper uses 50."),
+                io.Float.Input("gamma", default=0.75, min=0.0, max=1.0, step=0.01, tooltip=GAMMA_TOOLTIP),
+                io.Float.Input("temperature", default=1.5, min=0.0, max=10.0, step=0.05, tooltip=TEMPERATURE_TOOLTIP),
+                io.Float.Input("adain", default=1.0, min=0.0, max=1.0, step=0.01,
+                               tooltip="Initial latent AdaIN: 0 keeps the content's colours, 1 (the paper) takes all of the style's."),
+                io.String.Input("layers", default="6-11", tooltip=LAYERS_TOOLTIP + " Empty: nothing is injected, only the colours change."),
+                io.Combo.Input("schedule", options=SCHEDULES, default="official", tooltip=SCHEDULE_TOOLTIP, advanced=True),
+            ],
+            outputs=[io.Latent.Output(tooltip="The stylised picture, for VAE Decode.")],
+        )
+
+    @classmethod
+    def execute(cls, model, content, style, positive, steps=50, gamma=0.75, temperature=1.5, adain=1.0, layers="6-11",
+                schedule="official") -> io.NodeOutput:
+        z_content, z_style = image_latent(content, "content"), image_latent(style, "style")
+        check_batches(z_content, z_style)
+        for name, samples in (("content", z_content), ("style", z_style)):
+            check_channels(model, samples, name)
+        if "noise_mask" in content:
+            logger.warning("The mask of the content latent is not used: the whole picture is stylised.")
+
+        injected = bool(layers.strip())
+        recording = request_capture(model, select_blocks(model, layers)) if injected else model
+        plan = make_schedule(model, schedule, steps)
+        n = len(plan.evaluated)
+        on_content, on_style, on_sampling = progress(model, n, n, len(plan.sampling) - 1)
+
+        noise, content_features = invert(recording, positive, z_content, plan, on_content)
+        style_noise, style_features = invert(recording, positive, z_style, plan, on_style)
+        start = latent_adain(noise, style_noise, adain)
+        m = inject_style(model, content_features, style_features, gamma, temperature) if injected else model
+        x = run_sampler(m, positive, start, KSAMPLER(sample_ddim), plan.sampling, on_sampling)
+        return io.NodeOutput(content | {"samples": rescale(model, x, 1 / vp_scale(plan.sampling[-1]))})
+
+
+NODES = [StyleIDSampler]

@@ -1,0 +1,124 @@
+"""A real ComfyUI in this process, the pack loaded by ComfyUI's own loader, and the UNet of the golden values."""
+
+import asyncio
+import functools
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from tools.host import comfyui_from_environment
+
+sys.path.insert(0, str(comfyui_from_environment()))
+
+from comfy.cli_args import args
+
+args.cpu = True
+args.use_pytorch_cross_attention = True
+
+from comfy.samplers import sampler_object
+from comfy_extras.nodes_custom_sampler import SamplerCustom
+
+import nodes
+from demo.styleid_demo.unet import load_unet
+
+ROOT = Path(__file__).resolve().parents[2]
+SCALE_FACTOR = 0.18215  # of SD 1.x latents
+
+
+class Golden(dict):
+    """Tensors of one golden file, its metadata, and the inputs of the case as ComfyUI passes them."""
+
+    def __init__(self, steps: int):
+        with safe_open(ROOT / "tests" / "golden" / f"reference_{steps}_steps.safetensors", "pt") as file:
+            super().__init__({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+            metadata = file.metadata()
+        self.steps = steps
+        self.timesteps = [int(t) for t in metadata["timesteps"].split(",")]
+        self.variants = json.loads(metadata["variants"])
+        self.positive = [[self["context"], {}]]
+        self.content, self.style = ({"samples": self[f"{name}.latent"] / SCALE_FACTOR} for name in ("content", "style"))
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    with torch.inference_mode():
+        yield
+
+
+@pytest.fixture(scope="session")
+def pack():
+    """pack.StyleIDSampler(...) and the other nodes, called as ComfyUI does; each gives the tuple of its outputs."""
+    assert asyncio.run(nodes.load_custom_node(str(ROOT)))
+
+    def node(name):
+        return lambda **inputs: nodes.NODE_CLASS_MAPPINGS[name].execute(**inputs).result
+
+    names = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler"]
+    return SimpleNamespace(**{name: node(name) for name in names})
+
+
+@pytest.fixture(scope="session")
+def pack_module(pack):
+    """pack_module("nodes.sampling"): a module of the pack as ComfyUI loaded it."""
+    return lambda name: sys.modules[f"{str(ROOT).replace('.', '_x_')}.{name}"]
+
+
+@pytest.fixture(scope="session")
+def model():
+    return load_unet(weight_seed=0)
+
+
+@pytest.fixture(scope="session")
+def to_latent():
+    """LATENT of a latent z in the model's scale."""
+    return lambda z: {"samples": z / SCALE_FACTOR}
+
+
+@pytest.fixture(scope="session")
+def from_latent():
+    return lambda latent: latent["samples"] * SCALE_FACTOR
+
+
+@pytest.fixture(params=[50, 20], ids=["50_steps", "20_steps"])
+def golden(request):
+    return Golden(request.param)
+
+
+@pytest.fixture(scope="session")
+def case():
+    """The inputs of the 20-step case, for tests that compare the pack with itself."""
+    return Golden(20)
+
+
+@pytest.fixture(scope="session")
+def invert(pack, model):
+    """invert(case, schedule, layers): [(noise, features, sigmas) of content, of style], by the nodes; each is run once."""
+    @functools.cache
+    def with_nodes(steps, schedule, layers):
+        case = Golden(steps)
+        with torch.inference_mode():
+            [recording] = pack.CaptureSelfAttention(model=model, layers=layers)
+            return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=steps, schedule=schedule)
+                    for latent in (case.content, case.style)]
+
+    return lambda case, schedule, layers="6-11": with_nodes(case.steps, schedule, layers)
+
+
+@pytest.fixture
+def inverted(invert, case):
+    """Both inversions of the 20-step case with the "ddim" schedule."""
+    return invert(case, "ddim")
+
+
+@pytest.fixture(scope="session")
+def sample_custom():
+    """SamplerCustom of ComfyUI with its noise off; gives the LATENT."""
+    def sample(model, positive, sigmas, latent, sampler="euler", cfg=1.0, add_noise=False):
+        return SamplerCustom.execute(model, add_noise, 0, cfg, positive, positive, sampler_object(sampler), sigmas, latent).result[0]
+
+    return sample

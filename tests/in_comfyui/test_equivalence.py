@@ -1,0 +1,197 @@
+"""What must come out equal, on ComfyUI's own samplers and model classes."""
+
+import pytest
+import torch
+from comfy.model_management import InterruptProcessingException, interrupt_current_processing
+from comfy.patcher_extension import WrappersMP
+from comfy.samplers import sampler_object
+from comfy_extras.nodes_custom_sampler import BasicGuider, DisableNoise, SamplerCustomAdvanced
+
+from nodes import KSamplerAdvanced
+
+
+@pytest.fixture
+def transfer(pack, model, case):
+    """transfer(...): samples of StyleIDSampler on the 20-step case, with settings changed."""
+
+    def run(**settings):
+        inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps) | settings
+        return pack.StyleIDSampler(**inputs)[0]["samples"]
+
+    return run
+
+
+@pytest.fixture
+def five_nodes(pack, model, case, invert):
+    """five_nodes(schedule, ...): (patched MODEL, initial LATENT, sigmas) for a sampler of ComfyUI."""
+
+    def prepare(schedule, **settings):
+        (noise, content_features, sigmas), (style_noise, style_features, _) = invert(case, schedule)
+        [start] = pack.LatentAdaIN(content=noise, style=style_noise)
+        [m] = pack.InjectStyleKV(**dict(model=model, content_features=content_features, style_features=style_features) | settings)
+        return m, start, sigmas
+
+    return prepare
+
+
+@pytest.mark.parametrize(("schedule", "limit"), [("ddim", 1e-4), ("official", 5e-4)])
+def test_one_node_is_five_nodes(transfer, five_nodes, case, sample_custom, relative_error, schedule, limit):
+    m, start, sigmas = five_nodes(schedule)
+    assert relative_error(sample_custom(m, case.positive, sigmas, start)["samples"], transfer(schedule=schedule)) < limit
+
+
+def test_sampler_custom_advanced_gives_the_same(transfer, five_nodes, case, relative_error):
+    m, start, sigmas = five_nodes("ddim")
+    guider, noise = BasicGuider.execute(m, case.positive).result[0], DisableNoise.execute().result[0]
+    result = SamplerCustomAdvanced.execute(noise, guider, sampler_object("euler"), sigmas, start).result[0]
+    assert relative_error(result["samples"], transfer(schedule="ddim")) < 1e-4
+
+
+def test_ksampler_advanced_gives_the_same(transfer, five_nodes, case, relative_error):
+    m, start, _ = five_nodes("ddim")
+    [result] = KSamplerAdvanced().sample(m, "disable", 0, case.steps, 1.0, "euler", "ddim_uniform", case.positive, case.positive, start,
+                                         0, 10000, "disable")
+    assert relative_error(result["samples"], transfer(schedule="ddim")) < 1e-4
+
+
+def test_injection_is_the_papers_attention(pack, model, case, inverted, sample_custom, relative_error):
+    """Against attn1_replace with the paper's eq. 5-7 written out on projected q, k and v, and a softmax of its own."""
+    gamma, tau = 0.6, 1.3
+    (noise, content_features, sigmas), (_, style_features, _) = inverted
+    [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features, gamma=gamma, temperature=tau)
+
+    reference = model.clone()
+    for index, (side, number, _) in enumerate(style_features.blocks):
+        attn1 = model.model.diffusion_model.output_blocks[number][1].transformer_blocks[0].attn1
+
+        def replace(q, k, v, extra_options, index=index, attn1=attn1):
+            step = int((torch.tensor(style_features.sigmas) - extra_options["sigmas"][0]).abs().argmin())
+            n_content, n_style = content_features.steps[step][index], style_features.steps[step][index]
+            q = tau * (gamma * attn1.to_q(n_content) + (1 - gamma) * q)
+            q, k, v = (t.unflatten(-1, (8, -1)).movedim(-2, -3) for t in (q, attn1.to_k(n_style), attn1.to_v(n_style)))
+            return ((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v).movedim(-3, -2).flatten(-2)
+
+        reference.set_model_attn1_replace(replace, side, number)
+
+    results = [sample_custom(patched, case.positive, sigmas, noise)["samples"] for patched in (m, reference)]
+    assert relative_error(*results) < 1e-4
+
+
+def record_while_sampling(pack_module, model, positive, latent, sigmas, sample_custom):
+    """(result, Features) of a plain sampling run, by the recorder that inversion uses."""
+    patcher = pack_module("nodes.patcher")
+    m, recorder = patcher.record_requested(patcher.request_capture(model, patcher.select_blocks(model, "3-11")))
+    result = sample_custom(m, positive, sigmas, latent)
+    return result, recorder.features(tuple(latent["samples"].shape[-2:]))
+
+
+def test_own_features_with_gamma_0_and_tau_1_change_nothing(pack, pack_module, model, case, inverted, sample_custom):
+    (noise, _, sigmas), _ = inverted
+    plain = sample_custom(model, case.positive, sigmas, noise)["samples"]
+    recorded, own = record_while_sampling(pack_module, model, case.positive, noise, sigmas, sample_custom)
+    assert torch.equal(recorded["samples"], plain), "recording changed the result"
+    for gamma in (0.0, 1.0):
+        [m] = pack.InjectStyleKV(model=model, content_features=own, style_features=own, gamma=gamma, temperature=1.0)
+        assert torch.equal(sample_custom(m, case.positive, sigmas, noise)["samples"], plain)
+
+
+def test_the_model_is_left_untouched(pack, model, case, inverted, five_nodes, transfer, sample_custom):
+    """Bit for bit, and in its options: after nodes were made from it, after runs, and after an interrupted run."""
+    (noise, _, sigmas), _ = inverted
+    before, options = sample_custom(model, case.positive, sigmas, noise)["samples"], repr(model.model_options)
+
+    m, start, _ = five_nodes("ddim")
+    own_options = repr(m.model_options)
+    transfer()
+    interrupted = m.clone()
+    calls = []
+
+    def interrupt_at_the_third_call(executor, *args, **kwargs):
+        calls.append(None)
+        if len(calls) == 3:
+            interrupt_current_processing()
+        return executor(*args, **kwargs)
+
+    interrupted.add_wrapper(WrappersMP.DIFFUSION_MODEL, interrupt_at_the_third_call)
+    with pytest.raises(InterruptProcessingException):
+        sample_custom(interrupted, case.positive, sigmas, start)
+    assert len(calls) < len(sigmas) - 1, "the run was not cut short"
+
+    assert repr(model.model_options) == options and repr(m.model_options) == own_options
+    assert not model.wrappers.get(WrappersMP.OUTER_SAMPLE)
+    assert torch.equal(sample_custom(model, case.positive, sigmas, noise)["samples"], before)
+
+
+def test_a_second_run_gives_the_same(transfer):
+    assert torch.equal(transfer(), transfer())
+
+
+def test_applying_the_node_again_replaces_the_first(five_nodes, case, sample_custom):
+    m, start, sigmas = five_nodes("ddim", gamma=0.2)
+    twice, _, _ = five_nodes("ddim", model=m)
+    once, _, _ = five_nodes("ddim")
+    assert torch.equal(*(sample_custom(patched, case.positive, sigmas, start)["samples"] for patched in (twice, once)))
+
+
+def test_cond_and_uncond_in_one_batch_or_split(five_nodes, case, sample_custom, relative_error, monkeypatch):
+    m, start, sigmas = five_nodes("ddim")
+    m.disable_model_cfg1_optimization()
+    batches = []
+
+    def remember_batch(executor, x, *args, **kwargs):
+        batches.append(len(x))
+        return executor(x, *args, **kwargs)
+
+    m.add_wrapper(WrappersMP.DIFFUSION_MODEL, remember_batch)
+    together = sample_custom(m, case.positive, sigmas, start, cfg=3.0)["samples"]
+    monkeypatch.setattr(type(m), "get_free_memory", lambda self, device: 0)
+    split = sample_custom(m, case.positive, sigmas, start, cfg=3.0)["samples"]
+    assert set(batches[:case.steps]) == {2} and set(batches[case.steps:]) == {1}
+    assert relative_error(split, together) < 1e-5
+
+
+@pytest.mark.parametrize("size", [(16, 24), (24, 16), (9, 31), (32, 32)])
+def test_style_of_any_size(transfer, to_latent, case, size):
+    style = to_latent(torch.nn.functional.interpolate(case["style.latent"], size, mode="bicubic"))
+    result = transfer(style=style)
+    assert result.shape == case.content["samples"].shape and result.isfinite().all()
+
+
+def test_content_of_odd_size(transfer, to_latent, case):
+    content = to_latent(case["content.latent"][..., :13, :21])
+    result = transfer(content=content)
+    assert result.shape == (1, 4, 13, 21) and result.isfinite().all()
+
+
+def test_batches_are_the_single_runs(transfer, to_latent, case, relative_error):
+    contents = torch.cat([case["content.latent"], case["content.latent"].flip(-1)])
+    styles = torch.cat([case["style.latent"], case["style.latent"].flip(-2)])
+    steps = 5
+    pairs = {"one style": (contents, styles[:1]), "a style for each": (contents, styles), "one content": (contents[:1], styles)}
+    for name, (content, style) in pairs.items():
+        batch = transfer(content=to_latent(content), style=to_latent(style), steps=steps)
+        for i in range(2):
+            single = transfer(content=to_latent(content[i % len(content)][None]), style=to_latent(style[i % len(style)][None]), steps=steps)
+            assert relative_error(batch[i:i + 1], single) < 1e-4, name
+
+
+def test_capture_alone_gives_the_same_noise(pack, model, case, inverted):
+    (noise, features, _), _ = inverted
+    plain, none, _ = pack.DDIMInvert(model=model, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
+    assert torch.equal(plain["samples"], noise["samples"])
+    assert none.blocks == [] and [number for _, number, _ in features.blocks] == [6, 7, 8, 9, 10, 11]
+
+
+def test_features_hold_what_design_promises(inverted):
+    """One LayerNorm output for each step and block, in lists and tuples only, which ComfyUI's memory cache can count."""
+    (_, features, sigmas), _ = inverted
+    assert isinstance(features, tuple) and isinstance(features.steps, list) and isinstance(features.steps[0], list)
+    assert len(features.steps) == len(features.sigmas) == len(sigmas) - 1
+    assert sorted(features.sigmas, reverse=True) == pytest.approx(sigmas[:-1].tolist())
+    assert all([tuple(n.shape) for n in step] == [(1, 96, 64)] * 3 + [(1, 384, 32)] * 3 for step in features.steps)
+
+
+def test_the_log_tells_blocks_and_steps(transfer, caplog):
+    with caplog.at_level("INFO", logger="styleid"):
+        transfer(layers="6,9-11", steps=5, schedule="ddim")
+    assert "Injected style into 4 self-attentions at 5 steps." in caplog.messages

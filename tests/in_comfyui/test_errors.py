@@ -1,0 +1,138 @@
+"""Every mistake stops with a ValueError that names the value and says what to change."""
+
+import comfy.model_base
+import comfy.model_patcher
+import comfy.supported_models
+import pytest
+import torch
+
+
+@pytest.fixture
+def inputs(model, case):
+    return dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=3)
+
+
+@pytest.mark.parametrize(("layers", "message"), [
+    ("12", "output block 12 of this model has no self-attention. Choose from 3-11"),
+    ("0-3", "output block 0, 1, 2 of this model"),
+    ("middle", '"middle" is not a block number')])
+def test_unknown_layers(pack, model, inputs, layers, message):
+    with pytest.raises(ValueError, match=message):
+        pack.CaptureSelfAttention(model=model, layers=layers)
+    with pytest.raises(ValueError, match=message):
+        pack.StyleIDSampler(**inputs | {"layers": layers})
+
+
+def test_capturing_nothing_is_refused(pack, model):
+    with pytest.raises(ValueError, match='Write for example "6-11"'):
+        pack.CaptureSelfAttention(model=model, layers="")
+
+
+@pytest.mark.parametrize(("broken", "message"), [
+    (lambda z: z * float("nan"), "content latent contains NaN.*--fp32-vae"),
+    (lambda z: z / 0, "content latent contains NaN or infinity"),
+    (lambda z: z * 0, "content latent is empty. Connect a picture"),
+    (lambda z: z[:0], "content latent is empty"),
+    (lambda z: z.repeat(1, 4, 1, 1), r"content latent has shape \[1, 16, 16, 24\], and this model works on \[batch, 4"),
+    (lambda z: z.repeat(3, 1, 1, 1), "3 contents and 2 styles")])
+def test_unusable_latents(pack, inputs, case, broken, message):
+    style = {"samples": case.style["samples"].repeat(2, 1, 1, 1)}
+    with pytest.raises(ValueError, match=message):
+        pack.StyleIDSampler(**inputs | {"content": {"samples": broken(case.content["samples"])}, "style": style})
+
+
+@pytest.fixture(scope="module")
+def flux():
+    """ComfyUI's own Flux, without the size."""
+    unet = dict(image_model="flux", in_channels=4, out_channels=4, vec_in_dim=8, context_in_dim=8, hidden_size=16, mlp_ratio=1.0,
+                num_heads=2, depth=1, depth_single_blocks=1, axes_dim=[2, 2, 4], txt_ids_dims=[], theta=10000, patch_size=2, qkv_bias=True,
+                guidance_embed=False, dtype=torch.float32)
+    config = comfy.supported_models.Flux(unet)
+    config.unet_config = unet
+    cpu = torch.device("cpu")
+    return comfy.model_patcher.ModelPatcher(comfy.model_base.Flux(config, device=cpu), load_device=cpu, offload_device=cpu)
+
+
+def test_a_model_that_is_not_a_unet(pack, flux, inputs):
+    latent = {"samples": torch.randn(1, 16, 16, 24)}
+    message = "needs a UNet with self-attention .* this model is a Flux"
+    with pytest.raises(ValueError, match=message):
+        pack.CaptureSelfAttention(model=flux, layers="6-11")
+    with pytest.raises(ValueError, match=message):
+        pack.DDIMInvert(model=flux, latent=latent, positive=inputs["positive"], steps=3, schedule="ddim")
+    for layers in ("6-11", ""):
+        with pytest.raises(ValueError, match=message):
+            pack.StyleIDSampler(**inputs | {"model": flux, "content": latent, "style": latent, "layers": layers})
+
+
+def test_features_that_were_not_captured(pack, model, case, inverted):
+    noise, none, _ = pack.DDIMInvert(model=model, latent=case.content, positive=case.positive, steps=3, schedule="ddim")
+    (_, features, _), _ = inverted
+    with pytest.raises(ValueError, match="content_features are empty. Put CaptureSelfAttention between"):
+        pack.InjectStyleKV(model=model, content_features=none, style_features=features)
+    with pytest.raises(ValueError, match="style_features are empty"):
+        pack.InjectStyleKV(model=model, content_features=features, style_features=none)
+
+
+def test_features_without_a_common_block(pack, model, inverted):
+    (_, content, _), (_, style, _) = inverted
+    first = content._replace(blocks=content.blocks[:1], steps=[step[:1] for step in content.steps])
+    last = style._replace(blocks=style.blocks[-1:], steps=[step[-1:] for step in style.steps])
+    with pytest.raises(ValueError, match=r"output blocks \[6\], style_features in \[11\]"):
+        pack.InjectStyleKV(model=model, content_features=first, style_features=last)
+
+
+def test_content_features_of_another_size(pack, model, case, inverted, sample_custom):
+    (noise, content, sigmas), (_, style, _) = inverted
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    with pytest.raises(ValueError, match="captured from a latent of 16x24, and the latent being sampled is 16x16"):
+        sample_custom(m, case.positive, sigmas, {"samples": noise["samples"][..., :16]})
+
+
+def test_features_of_another_batch(pack, model, case, inverted, sample_custom):
+    (noise, content, sigmas), (_, style, _) = inverted
+    pair = style._replace(steps=[[n.repeat(2, 1, 1) for n in step] for step in style.steps])
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=pair)
+    with pytest.raises(ValueError, match="style_features hold 2 images and the latent being sampled holds 3"):
+        sample_custom(m, case.positive, sigmas, {"samples": noise["samples"].repeat(3, 1, 1, 1)})
+
+
+def test_sigmas_that_were_not_inverted(pack, model, case, inverted, sample_custom):
+    (noise, content, sigmas), (_, style, _) = inverted
+    low = style._replace(sigmas=style.sigmas[:5], steps=style.steps[:5])
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=low)
+    with pytest.raises(ValueError, match="No features were captured near sigma .* in 5 steps. Sample with the SIGMAS output"):
+        sample_custom(m, case.positive, sigmas, noise)
+
+
+def test_nothing_injected(pack, model, case, inverted, sample_custom):
+    (noise, content, sigmas), (_, style, _) = inverted
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    with pytest.raises(ValueError, match="No style was injected: the sampler called the model at 0 of 1 sigmas"):
+        sample_custom(m, case.positive, sigmas[:1], noise)
+
+
+def test_an_area_of_the_picture(pack, model, case, inverted, sample_custom):
+    (noise, content, sigmas), (_, style, _) = inverted
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    area = [[case["context"], {"area": (8, 12, 0, 0), "strength": 1.0}]]
+    with pytest.raises(ValueError, match="only a part of the picture"):
+        sample_custom(m, area, sigmas, noise)
+
+
+def test_several_conditionings_in_an_inversion(pack, model, case):
+    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11")
+    with pytest.raises(ValueError, match="several are connected to positive"):
+        pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive * 2, steps=3, schedule="ddim")
+
+
+def test_fresh_noise_is_warned_about(pack, model, case, inverted, sample_custom, caplog):
+    (noise, content, sigmas), (_, style, _) = inverted
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    sample_custom(m, case.positive, sigmas[-3:], noise, add_noise=True)
+    assert any("adds fresh noise" in message for message in caplog.messages)
+
+
+def test_an_unused_mask_is_warned_about(pack, inputs, case, caplog):
+    pack.StyleIDSampler(**inputs | {"content": case.content | {"noise_mask": torch.ones(1, 128, 192)}})
+    assert any("mask of the content latent is not used" in message for message in caplog.messages)

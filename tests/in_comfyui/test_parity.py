@@ -1,0 +1,98 @@
+"""Every stage against the values that the authors' code gives, in float32, through the nodes that a user drags."""
+
+import pytest
+import torch
+from comfy.samplers import KSAMPLER
+
+ONE_NODE, FIVE_NODES, STAGE = 1e-4, 1e-3, 1e-4
+
+VARIANTS = {50: ["default", "gamma_0_3", "gamma_0", "gamma_1", "tau_1", "no_adain", "no_injection", "layers_9_11"],
+            20: ["default", "no_injection"]}
+
+each_variant = pytest.mark.parametrize(("golden", "variant"), [(steps, name) for steps in VARIANTS for name in VARIANTS[steps]],
+                                       indirect=["golden"])
+
+
+@pytest.fixture
+def captured(invert, golden):
+    return dict(zip(("content", "style"), invert(golden, "official")))
+
+
+def layers_of(settings) -> str:
+    return ",".join(map(str, settings["layers"]))
+
+
+def test_the_list_of_variants_is_whole(golden):
+    assert sorted(golden.variants) == sorted(VARIANTS[golden.steps])
+
+
+@pytest.mark.parametrize("name", ["content", "style"])
+def test_inversion_trajectory(pack_module, model, golden, assert_parity, name):
+    sampling, vp_scale = pack_module("nodes.sampling"), pack_module("styleid_core.ddim").vp_scale
+    schedule = sampling.make_schedule(model, "official", golden.steps)
+    trajectory = []
+    sampling.invert(model, golden.positive, getattr(golden, name)["samples"], schedule,
+                    lambda step, x0, x, total: trajectory.append(x / vp_scale(schedule.inversion[step + 1])))
+    assert_parity(f"{golden.steps} steps, {name} inversion trajectory", torch.cat(trajectory), golden[f"{name}.trajectory"], STAGE)
+
+
+@pytest.mark.parametrize("name", ["content", "style"])
+def test_inverted_noise(pack_module, from_latent, golden, captured, assert_parity, name):
+    noise, _, sigmas = captured[name]
+    z = from_latent(noise) / pack_module("styleid_core.ddim").vp_scale(sigmas[0])
+    assert_parity(f"{golden.steps} steps, {name} noise of DDIMInvert", z, golden[f"{name}.trajectory"][-1:], STAGE)
+
+
+@pytest.mark.parametrize("projection", ["content.q", "style.k", "style.v"])
+def test_captured_features(model, golden, captured, assert_parity, projection):
+    name, letter = projection.split(".")
+    _, features, _ = captured[name]
+    keys = [key for key in golden if key.startswith(f"{projection}.")]
+    assert len(keys) == 9
+    for key in keys:
+        t, block = key.split(".")[2:]
+        n = features.steps[golden.timesteps.index(int(t[1:]))][features.blocks.index(("output", int(block[7:]), 0))]
+        attn1 = model.model.diffusion_model.output_blocks[int(block[7:])][1].transformer_blocks[0].attn1
+        heads = getattr(attn1, f"to_{letter}")(n)[0].unflatten(-1, (8, -1)).movedim(1, 0)
+        assert_parity(f"{golden.steps} steps, captured {key}", heads, golden[key], STAGE)
+
+
+def test_initial_latent(pack, pack_module, from_latent, golden, captured, assert_parity):
+    [start] = pack.LatentAdaIN(content=captured["content"][0], style=captured["style"][0], strength=1.0)
+    z = from_latent(start) / pack_module("styleid_core.ddim").vp_scale(captured["content"][2][0])
+    assert_parity(f"{golden.steps} steps, initial latent AdaIN", z, golden["adain"], STAGE)
+
+
+@each_variant
+def test_one_node(pack, model, from_latent, golden, assert_parity, variant):
+    settings = golden.variants[variant]
+    [result] = pack.StyleIDSampler(
+        model=model, content=golden.content, style=golden.style, positive=golden.positive, steps=golden.steps, gamma=settings["gamma"],
+        temperature=settings["tau"], adain=float(settings["adain"]), layers=layers_of(settings) if settings["inject"] else "",
+        schedule="official")
+    assert_parity(f"{golden.steps} steps, StyleIDSampler, {variant}", from_latent(result), golden[f"output.{variant}"], ONE_NODE)
+
+
+@each_variant
+def test_five_nodes(pack, model, from_latent, golden, invert, sample_custom, assert_parity, variant):
+    settings = golden.variants[variant]
+    (noise, content_features, sigmas), (style_noise, style_features, _) = invert(golden, "official", layers_of(settings))
+    [start] = pack.LatentAdaIN(content=noise, style=style_noise, strength=float(settings["adain"]))
+    m = model
+    if settings["inject"]:
+        [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features,
+                                 gamma=settings["gamma"], temperature=settings["tau"])
+    result = sample_custom(m, golden.positive, sigmas, start)
+    assert_parity(f"{golden.steps} steps, five nodes, {variant}", from_latent(result), golden[f"output.{variant}"], FIVE_NODES)
+
+
+def test_sampling_trajectory(pack, pack_module, model, golden, captured, assert_parity):
+    sampling, ddim = pack_module("nodes.sampling"), pack_module("styleid_core.ddim")
+    (noise, content_features, sigmas), (style_noise, style_features, _) = captured["content"], captured["style"]
+    [start] = pack.LatentAdaIN(content=noise, style=style_noise)
+    [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features)
+    before_each_step = []
+    sampling.run_sampler(m, golden.positive, start["samples"], KSAMPLER(ddim.sample_ddim), sigmas,
+                         lambda step, x0, x, total: before_each_step.append(x / ddim.vp_scale(sigmas[step])))
+    assert_parity(f"{golden.steps} steps, sampling trajectory", torch.cat(before_each_step[1:]),
+                  golden["output.default.trajectory"][:-1], STAGE)

@@ -1,0 +1,41 @@
+"""The interface that published workflows rely on: ids, order, defaults, and help on everything."""
+
+import inspect
+
+import pytest
+
+import nodes
+
+INPUTS = {
+    "CaptureSelfAttention": {"model": None, "layers": "6-11"},
+    "DDIMInvert": {"model": None, "latent": None, "positive": None, "steps": 50, "schedule": "official"},
+    "LatentAdaIN": {"content": None, "style": None, "strength": 1.0},
+    "InjectStyleKV": {"model": None, "content_features": None, "style_features": None, "gamma": 0.75, "temperature": 1.5},
+    "StyleIDSampler": {"model": None, "content": None, "style": None, "positive": None, "steps": 50, "gamma": 0.75, "temperature": 1.5,
+                       "adain": 1.0, "layers": "6-11", "schedule": "official"},
+}
+OUTPUTS = {
+    "CaptureSelfAttention": ["MODEL"], "DDIMInvert": ["LATENT", "STYLEID_FEATURES", "SIGMAS"], "LatentAdaIN": ["LATENT"],
+    "InjectStyleKV": ["MODEL"], "StyleIDSampler": ["LATENT"],
+}
+
+
+@pytest.fixture(params=INPUTS)
+def schema(request, pack):
+    return nodes.NODE_CLASS_MAPPINGS[request.param].GET_SCHEMA()
+
+
+def test_inputs_and_outputs(schema):
+    assert {i.id: getattr(i, "default", None) for i in schema.inputs} == INPUTS[schema.node_id]
+    assert [o.io_type for o in schema.outputs] == OUTPUTS[schema.node_id]
+
+
+def test_help_is_on_everything(schema):
+    assert schema.category == "styleid" and schema.description and "styleid" in schema.search_aliases
+    assert all(each.tooltip for each in [*schema.inputs, *schema.outputs])
+
+
+def test_defaults_of_execute_are_those_of_the_schema(schema):
+    parameters = inspect.signature(nodes.NODE_CLASS_MAPPINGS[schema.node_id].execute).parameters
+    defaults = {name: None if p.default is p.empty else p.default for name, p in parameters.items()}
+    assert defaults == INPUTS[schema.node_id]

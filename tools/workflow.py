@@ -1,0 +1,45 @@
+"""From a workflow as the frontend saves it to the prompt that ComfyUI's API takes. Standard library only."""
+
+import json
+from pathlib import Path
+
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+NOTES = {"Note", "MarkdownNote"}
+
+
+def load_prompt(path: Path, object_info: dict) -> dict:
+    """API prompt {id: {class_type, inputs}} of a UI workflow without subgraphs; `object_info` is the server's answer to that."""
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    origins = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    return {str(node["id"]): {"class_type": node["type"], "inputs": node_inputs(node, object_info[node["type"]], origins)}
+            for node in workflow["nodes"] if node["type"] not in NOTES}
+
+
+def node_inputs(node: dict, info: dict, origins: dict) -> dict:
+    """A saved node lists the values of its widgets without names, in the order of the node's definition."""
+    values = iter(node.get("widgets_values", []))
+    inputs = {}
+    for name, (kind, *options) in (info["input"].get("required", {}) | info["input"].get("optional", {})).items():
+        if isinstance(kind, list) or kind in WIDGETS:
+            inputs[name] = next(values)
+            if options and options[0].get("control_after_generate"):
+                next(values)
+    linked = {slot["name"]: origins[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
+    return inputs | linked
+
+
+def find(prompt: dict, class_type: str) -> list[dict]:
+    """The inputs of every node of a class, in the order of the workflow, to read or change in place."""
+    return [node["inputs"] for node in prompt.values() if node["class_type"] == class_type]
+
+
+def use_demo_model(prompt: dict) -> dict:
+    """The same prompt with the demo model in place of the checkpoint and of the prompts that its CLIP encodes."""
+    encoders = {id for id, node in prompt.items() if node["class_type"] == "CLIPTextEncode"}
+    [loader] = (id for id, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple")
+    prompt = {id: node for id, node in prompt.items() if id not in encoders}
+    prompt[loader] = {"class_type": "StyleIDDemoModel", "inputs": {}}
+    for node in prompt.values():
+        node["inputs"] = {name: [loader, 1] if isinstance(value, list) and value[0] in encoders else value
+                          for name, value in node["inputs"].items()}
+    return prompt
