@@ -1,0 +1,89 @@
+"""Try, test and look at the pack on a private ComfyUI: python dev.py demo | test | serve. Standard library only."""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tools.host import ROOT, WORK, HostError, env_python, prepare, say
+from tools.server import serve
+
+BASE = WORK / "base"
+
+
+def existing_file(text: str) -> Path:
+    path = Path(text)
+    if not path.is_file():
+        raise HostError(f"There is no file {path}.")
+    return path.resolve()
+
+
+def demo(options) -> int:
+    comfyui = prepare(options.comfyui)
+    with serve(comfyui, BASE, options.port, options.checkpoint) as url:
+        arguments = ["--url", url, "--input", BASE / "input", "--content", options.content, "--style", options.style]
+        if options.checkpoint:
+            arguments += ["--checkpoint", options.checkpoint.name]
+        return subprocess.call([str(part) for part in (env_python(), "-m", "demo.run", *arguments)], cwd=ROOT)
+
+
+def test(options) -> int:
+    comfyui = prepare(options.comfyui)
+    lint = subprocess.call([str(env_python()), "-m", "ruff", "check", "."], cwd=ROOT)
+    tests = subprocess.call([str(env_python()), "-m", "pytest", *options.pytest], cwd=ROOT,
+                            env=os.environ | {"COMFYUI_PATH": str(comfyui)})
+    return lint or tests
+
+
+def look(options) -> int:
+    comfyui = prepare(options.comfyui)
+    with serve(comfyui, BASE, options.port, options.checkpoint) as url:
+        say(f"Open {url} in a browser: the workflows are under Templates > styleid. Ctrl+C stops the server.")
+        try:
+            while True:
+                time.sleep(3600)
+        except KeyboardInterrupt:
+            return 0
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description="ComfyUI-StyleID on a private ComfyUI.")
+    commands = parser.add_subparsers(required=True, metavar="demo | test | serve")
+    host = argparse.ArgumentParser(add_help=False)
+    host.add_argument("--comfyui", metavar="PATH", default=os.environ.get("COMFYUI_PATH"),
+                      help="a ComfyUI folder of your own (default: COMFYUI_PATH, or a downloaded one)")
+    server = argparse.ArgumentParser(add_help=False)
+    server.add_argument("--port", type=int, help="default: a free one")
+    server.add_argument("--checkpoint", type=existing_file, metavar="FILE", help="an SD 1.x checkpoint (default: a small built-in model)")
+
+    command = commands.add_parser("demo", parents=[host, server], help="stylise one picture and put the result side by side in demo/")
+    command.add_argument("--content", type=existing_file, metavar="IMAGE", default=ROOT / "demo" / "images" / "content.jpg")
+    command.add_argument("--style", type=existing_file, metavar="IMAGE", default=ROOT / "demo" / "images" / "style.jpg")
+    command.set_defaults(command=demo)
+    command = commands.add_parser("test", parents=[host], help="lint, then all tests; further arguments go to pytest")
+    command.set_defaults(command=test)
+    command = commands.add_parser("serve", parents=[host, server], help="the same ComfyUI with its web page")
+    command.set_defaults(command=look)
+
+    options, options_for_pytest = parser.parse_known_args()
+    if options_for_pytest and options.command is not test:
+        parser.error(f"unknown arguments: {' '.join(options_for_pytest)}")
+    options.pytest = options_for_pytest
+    return options
+
+
+def main() -> int:
+    try:
+        options = parse_arguments()
+        return options.command(options)
+    except HostError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
