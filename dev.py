@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from tools.host import ROOT, WORK, HostError, env_python, prepare, say
-from tools.server import serve
+from tools.server import serve, unused_port
 
 BASE = WORK / "base"
 
@@ -22,8 +22,8 @@ def existing_file(text: str) -> Path:
 
 def demo(options) -> int:
     comfyui = prepare(options.comfyui)
-    with serve(comfyui, BASE, options.port, options.checkpoint) as url:
-        arguments = ["--url", url, "--input", BASE / "input", "--content", options.content, "--style", options.style]
+    with serve(comfyui, BASE, options.port, options.checkpoint) as server:
+        arguments = ["--url", server.url, "--input", BASE / "input", "--content", options.content, "--style", options.style]
         if options.checkpoint:
             arguments += ["--checkpoint", options.checkpoint.name]
         return subprocess.call([str(part) for part in (env_python(), "-m", "demo.run", *arguments)], cwd=ROOT)
@@ -39,8 +39,8 @@ def test(options) -> int:
 
 def look(options) -> int:
     comfyui = prepare(options.comfyui)
-    with serve(comfyui, BASE, options.port, options.checkpoint) as url:
-        say(f"Open {url} in a browser: the workflows are under Templates > styleid. Ctrl+C stops the server.")
+    with serve(comfyui, BASE, options.port, options.checkpoint) as server:
+        say(f"Open {server.url} in a browser: the workflows are under Templates > styleid. Ctrl+C stops the server.")
         try:
             while True:
                 time.sleep(3600)
@@ -55,7 +55,7 @@ def parse_arguments():
     host.add_argument("--comfyui", metavar="PATH", default=os.environ.get("COMFYUI_PATH"),
                       help="a ComfyUI folder of your own (default: COMFYUI_PATH, or a downloaded one)")
     server = argparse.ArgumentParser(add_help=False)
-    server.add_argument("--port", type=int, help="default: a free one")
+    server.add_argument("--port", type=unused_port, help="default: a free one")
     server.add_argument("--checkpoint", type=existing_file, metavar="FILE", help="an SD 1.x checkpoint (default: a small built-in model)")
 
     command = commands.add_parser("demo", parents=[host, server], help="stylise one picture and put the result side by side in demo/")

@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from .host import ROOT, HostError, env_python, run, say
 
@@ -22,10 +23,17 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
-def check_port(port: int):
+def unused_port(text: str) -> int:
+    port = int(text)
     with socket.socket() as s:
         if s.connect_ex(("127.0.0.1", port)) == 0:
             raise HostError(f"Port {port} is busy. Leave --port out to take a free one, or name another.")
+    return port
+
+
+class Server(NamedTuple):
+    url: str
+    pid: int
 
 
 def link(source: Path, target: Path):
@@ -54,10 +62,8 @@ def command(comfyui: Path, base: Path, port: int, checkpoint: Path | None) -> li
 
 
 @contextmanager
-def serve(comfyui: Path, base: Path, port: int | None = None, checkpoint: Path | None = None) -> Iterator[str]:
-    """Run ComfyUI on the folder `base` with this pack and the demo model; gives its URL, and stops it at the end."""
-    if port:
-        check_port(port)
+def serve(comfyui: Path, base: Path, port: int | None = None, checkpoint: Path | None = None) -> Iterator[Server]:
+    """Run ComfyUI on the folder `base` with this pack and the demo model, and stop it at the end."""
     port = port or free_port()
     link(ROOT, base / "custom_nodes" / "styleid")
     link(ROOT / "demo" / "styleid_demo", base / "custom_nodes" / "styleid_demo")
@@ -65,19 +71,19 @@ def serve(comfyui: Path, base: Path, port: int | None = None, checkpoint: Path |
         (base / folder).mkdir(exist_ok=True)
     url, log = f"http://127.0.0.1:{port}", base / "server.log"
     with open(log, "w") as output:
-        server = subprocess.Popen(command(comfyui, base, port, checkpoint), cwd=comfyui, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command(comfyui, base, port, checkpoint), cwd=comfyui, stdout=output, stderr=subprocess.STDOUT)
     try:
         say(f"Starting ComfyUI at {url} (log: {log})")
-        wait_until_up(url, server, log)
-        yield url
+        wait_until_up(url, process, log)
+        yield Server(url, process.pid)
     finally:
-        server.terminate()
-        server.wait()
+        process.terminate()
+        process.wait()
 
 
-def wait_until_up(url: str, server: subprocess.Popen, log: Path):
+def wait_until_up(url: str, process: subprocess.Popen, log: Path):
     for _ in range(START_SECONDS):
-        if server.poll() is not None:
+        if process.poll() is not None:
             last = "\n".join(log.read_text(errors="replace").splitlines()[-8:])
             raise HostError(f"ComfyUI stopped while starting. The end of {log}:\n{last}")
         try:

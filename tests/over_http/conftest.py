@@ -1,0 +1,43 @@
+"""A running ComfyUI server with the pack, driven over HTTP and its websocket."""
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tools.client import object_info, run_prompt
+from tools.host import comfyui_from_environment
+from tools.server import serve
+from tools.workflow import find, load_prompt, use_demo_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    base = tmp_path_factory.mktemp("comfyui")
+    with serve(comfyui_from_environment(), base) as running:
+        for name in ("content", "style"):
+            shutil.copyfile(ROOT / "demo" / "images" / f"{name}.jpg", base / "input" / f"styleid_{name}.jpg")
+        yield running
+
+
+@pytest.fixture
+def prompt(server):
+    """prompt("styleid_simple"): the API prompt of an example workflow, for the demo model and small pictures."""
+    info = asyncio.run(object_info(server.url))
+
+    def load(name):
+        loaded = use_demo_model(load_prompt(ROOT / "example_workflows" / f"{name}.json", info))
+        for inputs in find(loaded, "ImageScaleToTotalPixels"):
+            inputs |= {"megapixels": 0.0156}
+        return loaded
+
+    return load
+
+
+@pytest.fixture
+def run(server):
+    """run(prompt, interrupt_at=None): queue a prompt and wait for its end."""
+    return lambda prompt, **options: asyncio.run(run_prompt(server.url, prompt, **options))

@@ -1,0 +1,89 @@
+"""The example workflows on a server, as a user queues, changes and cancels them."""
+
+import asyncio
+import io
+import json
+import time
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+from tools.client import fetch
+from tools.workflow import find
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "example_workflows"
+
+
+@pytest.fixture
+def picture(server):
+    """picture(run): the pixels that SaveImage wrote, as signed integers (height, width, 3)."""
+    def read(run):
+        [saved] = [image for output in run.outputs.values() for image in output["images"]]
+        data = asyncio.run(fetch(server.url, "/view", filename=saved["filename"], subfolder=saved["subfolder"], type=saved["type"]))
+        return numpy.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+    return read
+
+
+def test_both_examples_give_the_same_picture(prompt, run, picture):
+    one_node, five_nodes = (picture(run(prompt(name))) for name in ("styleid_simple", "styleid_nodes"))
+    assert one_node.shape == (128, 128, 3) and one_node.std() > 10
+    assert abs(one_node - five_nodes).max() <= 2
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
+def test_examples_are_laid_out_for_people(server, path):
+    workflow = json.loads(path.read_text())
+    assert len(workflow["groups"]) >= 3
+    assert any(node["type"] == "MarkdownNote" and "gamma" in node["widgets_values"][0] for node in workflow["nodes"])
+    assert Image.open(path.with_suffix(".jpg")).width > 600
+    assert path.stem in json.loads(asyncio.run(fetch(server.url, "/workflow_templates")))["styleid"]
+
+
+def test_one_progress_bar_with_previews_over_the_whole_method(prompt, run):
+    tried = run(prompt("styleid_simple"))
+    assert tried.status == "success"
+    maxima = {maximum for _, _, maximum in tried.progress if maximum > 1}
+    values = [value for _, value, maximum in tried.progress if maximum > 1]
+    assert maxima == {50 + 50 + 49} and values == sorted(values) and values[-1] == 149
+    assert tried.previews >= 10
+
+
+def test_cancelling_stops_at_once_and_loses_nothing(prompt, run, picture):
+    before = picture(run(prompt("styleid_simple")))
+    other = prompt("styleid_simple")
+    [sampler] = find(other, "StyleIDSampler")
+    for step in (20, 70, 120):  # in the inversion of the content, of the style, and in the sampling
+        sampler["gamma"] = step / 1000
+        start = time.time()
+        cancelled = run(other, interrupt_at=step)
+        assert cancelled.status == "interrupted"
+        assert cancelled.progress[-1][1] <= step + 5, "sampling went on"
+        assert time.time() - start < 60
+    [sampler] = find(fresh := prompt("styleid_simple"), "StyleIDSampler")
+    sampler["steps"], again = 50, prompt("styleid_simple")
+    assert (picture(run(fresh)) == before).all() and (picture(run(again)) == before).all()
+
+
+def test_changing_gamma_runs_only_the_sampling(prompt, run):
+    graph = prompt("styleid_nodes")
+    assert run(graph).status == "success"
+    [inject] = find(graph, "InjectStyleKV")
+    inject["gamma"] = 0.4
+    second = run(graph)
+    executed = {graph[id]["class_type"] for id in graph if id not in second.messages["execution_cached"]["nodes"]}
+    assert executed == {"InjectStyleKV", "SamplerCustom", "VAEDecode", "SaveImage"}
+    assert {maximum for _, _, maximum in second.progress if maximum > 1} == {49}, "model calls beside the sampling"
+
+
+def test_a_mistake_is_told_in_the_users_words(prompt, run):
+    graph = prompt("styleid_simple")
+    [sampler] = find(graph, "StyleIDSampler")
+    sampler["layers"] = "6-12"
+    failed = run(graph)
+    assert failed.status == "error"
+    error = failed.messages["execution_error"]
+    assert error["exception_type"] == "ValueError" and error["node_type"] == "StyleIDSampler"
+    assert "output block 12 of this model has no self-attention. Choose from 3-11." in error["exception_message"]
