@@ -42,7 +42,7 @@ def select_blocks(model, layers: str) -> list[Block]:
     unknown = [str(number) for number in numbers if number not in existing]
     if unknown:
         raise ValueError(f'layers "{layers}": output block {", ".join(unknown)} of this model has no self-attention. '
-                         f"Choose from {existing[0]}-{existing[-1]}." if existing else "This model's decoder has no self-attention.")
+                         f"Choose from {', '.join(map(str, existing))}.")
     return [block for block in available if block[1] in numbers]
 
 
@@ -85,9 +85,13 @@ class Recorder:
 
 
 def record_requested(model) -> tuple:
-    """(clone of MODEL, its Recorder), for the blocks that `request_capture` asked for, which may be none."""
+    """(clone of MODEL, its Recorder), for the blocks that `request_capture` asked for, which may be none.
+
+    The clone injects nothing, even if MODEL does: what is inverted is the picture, not its stylised version.
+    """
     check_unet(model)
     m = model.clone()
+    m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     recorder = Recorder(model.model_options["transformer_options"].get(CAPTURE, []))
     if recorder.blocks:
         m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)
@@ -122,6 +126,10 @@ class Injection:
         if block not in self.current:
             return n, context, value
         n_content, n_style = self.current[block]
+        if n.shape != n_content.shape or n.shape[-1] != n_style.shape[-1]:
+            raise ValueError(f"The self-attention of output block {block[1]} works on {list(n.shape)} (batch, tokens, channels), "
+                             f"which does not fit content_features {list(n_content.shape)} and style_features {list(n_style.shape)}. "
+                             "Capture them with the model that samples, without nodes that tile, merge or shrink inside the UNet.")
         self.blocks.add(block)
         return mix_query_input(n, n_content, self.gamma, self.tau), n_style, n_style
 

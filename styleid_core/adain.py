@@ -11,5 +11,6 @@ def adain(content: Tensor, style: Tensor, strength: float = 1.0) -> Tensor:
     """
     mu_c, mu_s = (z.mean(dim=(2, 3), keepdim=True) for z in (content, style))
     sigma_c, sigma_s = (z.std(dim=(2, 3), keepdim=True) for z in (content, style))
-    z_cs = sigma_s * (content - mu_c) / sigma_c + mu_s
+    # A constant channel has no pattern to scale, and takes the style's mean.
+    z_cs = sigma_s * (content - mu_c) / sigma_c.clamp_min(1e-6) + mu_s
     return content.lerp(z_cs, strength)

@@ -24,3 +24,8 @@ def test_each_content_meets_its_own_style_and_one_content_many_styles():
     content, style = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 6, 6)
     torch.testing.assert_close(adain(content, style)[1:], adain(content[1:], style[1:]))
     assert adain(content[:1], style).shape == (2, 4, 8, 8)
+
+
+def test_a_constant_channel_takes_the_mean_of_the_style():
+    style = torch.randn(1, 4, 8, 8)
+    torch.testing.assert_close(adain(torch.full((1, 4, 8, 8), 0.5), style), style.mean((2, 3), keepdim=True).expand(1, 4, 8, 8))

@@ -133,6 +133,15 @@ def test_applying_the_node_again_replaces_the_first(five_nodes, case, sample_cus
     assert torch.equal(*(sample_custom(patched, case.positive, sigmas, start)["samples"] for patched in (twice, once)))
 
 
+def test_an_injected_model_is_inverted_like_a_plain_one(pack, five_nodes, case, inverted):
+    m, _, _ = five_nodes("ddim")
+    [recording] = pack.CaptureSelfAttention(model=m, layers="6-11")
+    noise, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
+    (plain_noise, plain_features, _), _ = inverted
+    assert torch.equal(noise["samples"], plain_noise["samples"])
+    assert all(torch.equal(*pair) for pair in zip(sum(features.steps, []), sum(plain_features.steps, [])))
+
+
 def test_cond_and_uncond_in_one_batch_or_split(five_nodes, case, sample_custom, relative_error, monkeypatch):
     m, start, sigmas = five_nodes("ddim")
     m.disable_model_cfg1_optimization()

@@ -5,6 +5,7 @@ import comfy.model_patcher
 import comfy.supported_models
 import pytest
 import torch
+from comfy_extras.nodes_hypertile import HyperTile
 
 
 @pytest.fixture
@@ -13,7 +14,7 @@ def inputs(model, case):
 
 
 @pytest.mark.parametrize(("layers", "message"), [
-    ("12", "output block 12 of this model has no self-attention. Choose from 3-11"),
+    ("12", "output block 12 of this model has no self-attention. Choose from 3, 4, 5, 6, 7, 8, 9, 10, 11"),
     ("0-3", "output block 0, 1, 2 of this model"),
     ("middle", '"middle" is not a block number')])
 def test_unknown_layers(pack, model, inputs, layers, message):
@@ -95,6 +96,22 @@ def test_features_of_another_batch(pack, model, case, inverted, sample_custom):
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=pair)
     with pytest.raises(ValueError, match="style_features hold 2 images and the latent being sampled holds 3"):
         sample_custom(m, case.positive, sigmas, {"samples": noise["samples"].repeat(3, 1, 1, 1)})
+
+
+def test_features_of_a_wider_model(pack, model, case, inverted, sample_custom):
+    (noise, content, sigmas), (_, style, _) = inverted
+    wider = style._replace(steps=[[torch.cat([n, n], -1) for n in step] for step in style.steps])
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=wider)
+    with pytest.raises(ValueError, match=r"output block 6 works on \[1, 96, 64\] .* style_features \[1, 96, 128\]. Capture them"):
+        sample_custom(m, case.positive, sigmas, noise)
+
+
+def test_hypertile_in_the_sampling(pack, model, case, inverted, sample_custom):
+    (noise, content, sigmas), (_, style, _) = inverted
+    [tiled] = HyperTile.execute(model, tile_size=32, swap_size=2, max_depth=0, scale_depth=False)
+    [m] = pack.InjectStyleKV(model=tiled, content_features=content, style_features=style)
+    with pytest.raises(ValueError, match="without nodes that tile, merge or shrink inside the UNet"):
+        sample_custom(m, case.positive, sigmas, noise)
 
 
 def test_sigmas_that_were_not_inverted(pack, model, case, inverted, sample_custom):
