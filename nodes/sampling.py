@@ -11,7 +11,7 @@ import torch
 from ..styleid_core.ddim import sample_ddim_inversion, vp_scale
 from ..styleid_core.features import Features
 from ..styleid_core.schedules import Schedule, ddim_schedule, official_schedule
-from .patcher import record_requested
+from .patcher import logger, record_requested
 
 SCHEDULES = ["official", "ddim"]
 
@@ -26,6 +26,8 @@ def make_schedule(model, name: str, steps: int) -> Schedule:
 
 def image_latent(latent: dict, name: str) -> torch.Tensor:
     """The samples (B, C, H, W) of a LATENT that holds a picture; ValueError for NaN, nothing or only zeros."""
+    if "noise_mask" in latent:
+        logger.warning("The mask of the %s latent is not used: the whole picture is taken.", name)
     samples = latent["samples"]
     if not torch.isfinite(samples).all():
         raise ValueError(f"The {name} latent contains NaN or infinity, which a VAE in fp16 may produce. "

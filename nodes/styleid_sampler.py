@@ -7,7 +7,7 @@ from ..styleid_core.adain import adain as latent_adain
 from ..styleid_core.ddim import sample_ddim, vp_scale
 from .injection import GAMMA_TOOLTIP, TEMPERATURE_TOOLTIP
 from .inversion import LAYERS_TOOLTIP, POSITIVE_TOOLTIP, SCHEDULE_TOOLTIP
-from .patcher import inject_style, logger, request_capture, select_blocks
+from .patcher import inject_style, request_capture, select_blocks
 from .sampling import SCHEDULES, check_batches, check_channels, image_latent, invert, make_schedule, progress, rescale, run_sampler
 
 
@@ -45,8 +45,6 @@ class StyleIDSampler(io.ComfyNode):
         check_batches(z_content, z_style)
         for name, samples in (("content", z_content), ("style", z_style)):
             check_channels(model, samples, name)
-        if "noise_mask" in content:
-            logger.warning("The mask of the content latent is not used: the whole picture is stylised.")
 
         injected = bool(layers.strip())
         recording = request_capture(model, select_blocks(model, layers)) if injected else model

@@ -6,7 +6,6 @@ Every tensor is drawn by its name, so that the golden values in tests/golden bel
 import math
 import zlib
 
-import comfy.model_base
 import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
@@ -18,10 +17,6 @@ UNET = dict(image_size=32, in_channels=4, out_channels=4, model_channels=32, num
             num_heads=8, num_head_channels=-1, use_spatial_transformer=True, use_linear_in_transformer=False, context_dim=CONTEXT_DIM,
             transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0], transformer_depth_output=[1] * 9 + [0] * 3, transformer_depth_middle=1,
             adm_in_channels=None, legacy=False, dtype=torch.float32)
-
-
-class SeededSD15(comfy.supported_models.SD15):
-    unet_config = {}
 
 
 def seeded_tensor(name: str, shape: tuple[int, ...], weight_seed: int, output_gain: float) -> torch.Tensor:
@@ -42,12 +37,15 @@ def gain(name: str, output_gain: float) -> float:
     return 0.5 if "proj_out" in name or "out_layers.3" in name else 1.0
 
 
-def load_unet(weight_seed: int = 0, output_gain: float = 0.3, unet_config: dict = UNET):
-    """A MODEL with seeded weights; `output_gain` scales the predicted noise, 0.3 in the golden values."""
-    config = SeededSD15(dict(unet_config))
+def load_unet(weight_seed: int = 0, output_gain: float = 0.3, unet_config: dict = UNET, family=comfy.supported_models.SD15):
+    """A MODEL with seeded weights, built by ComfyUI as a checkpoint of `family`.
+
+    `output_gain` scales the predicted noise, 0.3 in the golden values.
+    """
+    config = family(dict(unet_config))
     config.unet_config = dict(unet_config)
     device, offload_device = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-    model = comfy.model_base.BaseModel(config, model_type=comfy.model_base.ModelType.EPS, device=offload_device)
+    model = config.get_model({}, device=offload_device)
     model.diffusion_model.load_state_dict({
         name: seeded_tensor(name, tuple(tensor.shape), weight_seed, output_gain)
         for name, tensor in model.diffusion_model.state_dict().items()})

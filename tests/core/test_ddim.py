@@ -93,8 +93,13 @@ def test_ddim_schedule_gives_the_picture_back(steps, limit):
     z = 0.8 * torch.randn(1, 4, 32, 32, dtype=torch.float64)
     schedule = ddim_schedule(torch.cat([SIGMAS[1::1000 // steps].flip(0), torch.zeros(1)]))
     noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated)
-    back = sample_ddim(model, noise, schedule.sampling, disable=True)
-    assert (back - z).norm() / z.norm() < limit
+    error = (sample_ddim(model, noise, schedule.sampling, disable=True) - z).norm() / z.norm()
+    assert error < limit
+
+    lower_ends = schedule.inversion[1:-1]
+    noise = sample_ddim_inversion(model, z * vp_scale(lower_ends[0]), schedule.inversion[1:], disable=True, evaluated=lower_ends)
+    worse = (sample_ddim(model, noise, schedule.sampling, disable=True) - z).norm() / z.norm()
+    assert worse > 4 * error
 
 
 def test_callbacks_tell_every_step():

@@ -54,29 +54,6 @@ def test_ksampler_advanced_gives_the_same(transfer, five_nodes, case, relative_e
     assert relative_error(result["samples"], transfer(schedule="ddim")) < 1e-4
 
 
-def test_injection_is_the_papers_attention(pack, model, case, inverted, sample_custom, relative_error):
-    """Against attn1_replace with the paper's eq. 5-7 written out on projected q, k and v, and a softmax of its own."""
-    gamma, tau = 0.6, 1.3
-    (noise, content_features, sigmas), (_, style_features, _) = inverted
-    [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features, gamma=gamma, temperature=tau)
-
-    reference = model.clone()
-    for index, (side, number, _) in enumerate(style_features.blocks):
-        attn1 = model.model.diffusion_model.output_blocks[number][1].transformer_blocks[0].attn1
-
-        def replace(q, k, v, extra_options, index=index, attn1=attn1):
-            step = int((torch.tensor(style_features.sigmas) - extra_options["sigmas"][0]).abs().argmin())
-            n_content, n_style = content_features.steps[step][index], style_features.steps[step][index]
-            q = tau * (gamma * attn1.to_q(n_content) + (1 - gamma) * q)
-            q, k, v = (t.unflatten(-1, (8, -1)).movedim(-2, -3) for t in (q, attn1.to_k(n_style), attn1.to_v(n_style)))
-            return ((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v).movedim(-3, -2).flatten(-2)
-
-        reference.set_model_attn1_replace(replace, side, number)
-
-    results = [sample_custom(patched, case.positive, sigmas, noise)["samples"] for patched in (m, reference)]
-    assert relative_error(*results) < 1e-4
-
-
 def record_while_sampling(pack_module, model, positive, latent, sigmas, sample_custom):
     """(result, Features) of a plain sampling run, by the recorder that inversion uses."""
     patcher = pack_module("nodes.patcher")

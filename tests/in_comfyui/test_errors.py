@@ -150,6 +150,11 @@ def test_fresh_noise_is_warned_about(pack, model, case, inverted, sample_custom,
     assert any("adds fresh noise" in message for message in caplog.messages)
 
 
-def test_an_unused_mask_is_warned_about(pack, inputs, case, caplog):
-    pack.StyleIDSampler(**inputs | {"content": case.content | {"noise_mask": torch.ones(1, 128, 192)}})
-    assert any("mask of the content latent is not used" in message for message in caplog.messages)
+def test_an_unused_mask_is_warned_about(pack, model, inputs, case, caplog):
+    masked = case.content | {"noise_mask": torch.ones(1, 128, 192)}
+    pack.StyleIDSampler(**inputs | {"content": masked})
+    noise, _, _ = pack.DDIMInvert(model=model, latent=masked, positive=case.positive, steps=3, schedule="ddim")
+    assert "noise_mask" not in noise, "a mask of the picture would mean something else on the noise"
+    assert [message for message in caplog.messages if "mask" in message] == [
+        "The mask of the content latent is not used: the whole picture is taken.",
+        "The mask of the input latent is not used: the whole picture is taken."]
