@@ -7,6 +7,7 @@ import torch
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy.samplers import KSAMPLER
 
 from ..styleid_core.attention import mix_query_input
 from ..styleid_core.blocks import Block, parse_layers
@@ -14,6 +15,7 @@ from ..styleid_core.features import Features, features_at, nearest_step, repeat_
 
 KEY = "styleid"
 CAPTURE = "styleid_capture"
+STOCHASTIC = ("ancestral", "sde", "ddpm", "seeds", "sa_solver")  # parts of the names of ComfyUI's samplers
 
 logger = logging.getLogger(KEY)
 
@@ -48,6 +50,12 @@ def select_blocks(model, layers: str) -> list[Block]:
 
 def block_address(extra_options: dict) -> Block:
     return (*extra_options["block"], extra_options["block_index"])
+
+
+def put_first(patch, model_options: dict):
+    """Run `patch` before every other attn1_patch, so that it meets the LayerNorm output and not what others make of it."""
+    patches = model_options["transformer_options"].setdefault("patches", {})
+    patches["attn1_patch"] = [patch, *patches.get("attn1_patch", [])]
 
 
 def request_capture(model, blocks: list[Block]):
@@ -95,7 +103,7 @@ def record_requested(model) -> tuple:
     recorder = Recorder(model.model_options["transformer_options"].get(CAPTURE, []))
     if recorder.blocks:
         m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)
-        m.set_model_attn1_patch(recorder.attn1_patch)
+        put_first(recorder.attn1_patch, m.model_options)
     return m, recorder
 
 
@@ -129,9 +137,15 @@ class Injection:
         if n.shape != n_content.shape or n.shape[-1] != n_style.shape[-1]:
             raise ValueError(f"The self-attention of output block {block[1]} works on {list(n.shape)} (batch, tokens, channels), "
                              f"which does not fit content_features {list(n_content.shape)} and style_features {list(n_style.shape)}. "
-                             "Capture them with the model that samples, without nodes that tile, merge or shrink inside the UNet.")
+                             "Capture them with the model that samples, without nodes that shrink the picture inside the UNet.")
         self.blocks.add(block)
         return mix_query_input(n, n_content, self.gamma, self.tau), n_style, n_style
+
+    def last_attn1_patch(self, n, context, value, extra_options):
+        if len(n) != len(context) and block_address(extra_options) in self.current:
+            raise ValueError("Another node cuts the queries of self-attention into tiles (HyperTile does), and each tile would see only a "
+                             "part of the style. Remove that node.")
+        return n, context, value
 
 
 def inject_style(model, content: Features, style: Features, gamma: float, tau: float):
@@ -143,12 +157,14 @@ def inject_style(model, content: Features, style: Features, gamma: float, tau: f
     check_features(model, content, style)
 
     def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        check_sampler(sampler)
         check_run(content, style, latent_image, sigmas)
         if torch.count_nonzero(noise):
             logger.warning("The sampler adds fresh noise to the inverted latent, which loses the content. Turn its noise off.")
         injection = Injection(content, style, gamma, tau)
         run_options = executor.class_obj.model_options
-        run_options["transformer_options"].setdefault("patches", {}).setdefault("attn1_patch", []).append(injection.attn1_patch)
+        put_first(injection.attn1_patch, run_options)
+        run_options["transformer_options"]["patches"]["attn1_patch"].append(injection.last_attn1_patch)
         add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, injection.model_call, run_options, is_model_options=True)
         output = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         if not injection.blocks:
@@ -173,6 +189,13 @@ def check_features(model, content: Features, style: Features):
         numbers = [sorted({number for _, number, _ in features.blocks}) for features in (content, style)]
         raise ValueError(f"content_features were captured in output blocks {numbers[0]}, style_features in {numbers[1]}, and none of "
                          "them is common to both and this model. Capture both with the same layers, from the model that samples.")
+
+
+def check_sampler(sampler):
+    name = sampler.sampler_function.__name__.removeprefix("sample_") if isinstance(sampler, KSAMPLER) else ""
+    if any(kind in name for kind in STOCHASTIC) and sampler.extra_options.get("eta") != 0:
+        raise ValueError(f"The sampler {name} adds noise at every step and leaves the path that was inverted. "
+                         "Use a deterministic one: euler, ddim, heun, dpmpp_2m, uni_pc.")
 
 
 def check_run(content: Features, style: Features, latent_image: torch.Tensor, sigmas: torch.Tensor):

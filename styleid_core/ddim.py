@@ -33,6 +33,7 @@ def sample_ddim_inversion(model, x, sigmas, extra_args=None, callback=None, disa
 
     Step i evaluates the model at evaluated[i] (N,), with z unchanged; see `Schedule`.
     """
+    evaluated = evaluated.to(sigmas)
     for i in trange(len(sigmas) - 1, disable=disable):
         x_evaluated = x * (vp_scale(evaluated[i]) / vp_scale(sigmas[i]))
         eps, denoised = predict_eps(model, x_evaluated, evaluated[i], extra_args or {})

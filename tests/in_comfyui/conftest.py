@@ -122,3 +122,29 @@ def sample_custom():
         return SamplerCustom.execute(model, add_noise, 0, cfg, positive, positive, sampler_object(sampler), sigmas, latent).result[0]
 
     return sample
+
+
+@pytest.fixture(scope="session")
+def paper_attention():
+    """paper_attention(model, content_features, style_features, gamma, temperature): what InjectStyleKV promises, gone another way.
+
+    A clone with attn1_replace on projected q, k and v, where eq. 5-7 of the paper and the softmax are written out.
+    """
+    def patch(model, content_features, style_features, gamma, temperature):
+        m = model.clone()
+        for index, (side, number, transformer) in enumerate(style_features.blocks):
+            [spatial] = (layer for layer in model.model.diffusion_model.output_blocks[number] if hasattr(layer, "transformer_blocks"))
+            attn1 = spatial.transformer_blocks[transformer].attn1
+
+            def replace(q, k, v, extra_options, index=index, attn1=attn1):
+                step = int((torch.tensor(style_features.sigmas) - extra_options["sigmas"][0]).abs().argmin())
+                n_content, n_style = content_features.steps[step][index], style_features.steps[step][index]
+                q_content, k, v = attn1.to_q(n_content), attn1.to_k(n_style), attn1.to_v(n_style)
+                q = temperature * (gamma * q_content + (1 - gamma) * q)
+                q, k, v = (t.unflatten(-1, (attn1.heads, -1)).movedim(-2, -3) for t in (q, k, v))
+                return ((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v).movedim(-3, -2).flatten(-2)
+
+            m.set_model_attn1_replace(replace, side, number, transformer)
+        return m
+
+    return patch

@@ -110,7 +110,7 @@ def test_hypertile_in_the_sampling(pack, model, case, inverted, sample_custom):
     (noise, content, sigmas), (_, style, _) = inverted
     [tiled] = HyperTile.execute(model, tile_size=32, swap_size=2, max_depth=0, scale_depth=False)
     [m] = pack.InjectStyleKV(model=tiled, content_features=content, style_features=style)
-    with pytest.raises(ValueError, match="without nodes that tile, merge or shrink inside the UNet"):
+    with pytest.raises(ValueError, match="Another node cuts the queries of self-attention into tiles"):
         sample_custom(m, case.positive, sigmas, noise)
 
 
@@ -120,6 +120,20 @@ def test_sigmas_that_were_not_inverted(pack, model, case, inverted, sample_custo
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=low)
     with pytest.raises(ValueError, match="No features were captured near sigma .* in 5 steps. Sample with the SIGMAS output"):
         sample_custom(m, case.positive, sigmas, noise)
+
+
+@pytest.mark.parametrize(("sampler", "refused"), [
+    ("euler_ancestral", True), ("dpmpp_2m_sde", True), ("dpmpp_sde", True), ("ddpm", True), ("er_sde", True), ("seeds_2", True),
+    ("euler", False), ("ddim", False), ("heun", False), ("dpmpp_2m", False), ("uni_pc", False)])
+def test_stochastic_samplers(pack, model, case, inverted, sample_custom, sampler, refused):
+    (noise, content, sigmas), (_, style, _) = inverted
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    few = sigmas[[0, 6, 12, 20]]
+    if refused:
+        with pytest.raises(ValueError, match=f"The sampler {sampler} adds noise at every step .* Use a deterministic one"):
+            sample_custom(m, case.positive, few, noise, sampler=sampler)
+    else:
+        assert sample_custom(m, case.positive, few, noise, sampler=sampler)["samples"].isfinite().all()
 
 
 def test_nothing_injected(pack, model, case, inverted, sample_custom):
