@@ -1,0 +1,123 @@
+"""Injection beside other nodes in the graph: the paper's formulas on a model that has the other node must give the same."""
+
+import comfy.controlnet
+import comfy.sd
+import pytest
+import torch
+from comfy.cldm.cldm import ControlNet
+from comfy_extras.nodes_freelunch import FreeU
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+from comfy_extras.nodes_sag import SelfAttentionGuidance
+from comfy_extras.nodes_tomesd import TomePatchModel
+
+from demo.styleid_demo.unet import UNET, seeded_tensor
+from nodes import ControlNetApplyAdvanced
+
+SETTINGS = dict(gamma=0.6, temperature=1.3)
+BLOCKS = (6, 7, 8, 9, 10, 11)
+
+
+def first_output(result):
+    return getattr(result, "result", result)[0]
+
+
+def with_lora(model):
+    """A LoRA of rank 2 on the projections of self-attention, in the key format of the usual trainers."""
+    lora = {}
+    for number in BLOCKS:
+        attn1 = model.model.diffusion_model.output_blocks[number][1].transformer_blocks[0].attn1
+        for name in ("to_q", "to_k", "to_v"):
+            key = f"lora_unet_output_blocks_{number}_1_transformer_blocks_0_attn1_{name}"
+            width = getattr(attn1, name).in_features
+            lora |= {f"{key}.lora_down.weight": seeded_tensor(f"{key}.down", (2, width), 1, 1.0),
+                     f"{key}.lora_up.weight": seeded_tensor(f"{key}.up", (width, 2), 1, 1.0) * 0.5}
+    return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
+
+
+COMPANY = {
+    "FreeU": lambda model: first_output(FreeU.execute(model, 1.1, 1.2, 0.9, 0.2)),
+    "PerturbedAttentionGuidance": lambda model: first_output(PerturbedAttentionGuidance.execute(model, 3.0)),
+    "LoRA": with_lora,
+}
+
+
+@pytest.fixture(scope="module")
+def control_net():
+    """A ControlNet in the real layout with seeded weights."""
+    unet = {key: value for key, value in UNET.items() if key not in ("out_channels", "transformer_depth_output", "legacy")}
+    network = ControlNet(hint_channels=3, legacy=False, **unet)
+    network.load_state_dict({name: seeded_tensor(name, tuple(tensor.shape), 5, 1.0) for name, tensor in network.state_dict().items()})
+    cpu = torch.device("cpu")
+    network.eval().requires_grad_(False)
+    return comfy.controlnet.ControlNet(network, load_device=cpu)
+
+
+@pytest.fixture
+def compare(pack, case, inverted, paper_attention, sample_custom, relative_error):
+    """compare(model, positive): (difference to the paper's formulas, difference that the company makes)."""
+    def run(model, other, positive):
+        (noise, content, sigmas), (_, style, _) = inverted
+        [m] = pack.InjectStyleKV(model=other, content_features=content, style_features=style, **SETTINGS)
+        [alone] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, **SETTINGS)
+        reference, injected = (sample_custom(patched, positive, sigmas, noise)["samples"]
+                               for patched in (paper_attention(other, content, style, **SETTINGS), m))
+        return relative_error(injected, reference), relative_error(sample_custom(alone, case.positive, sigmas, noise)["samples"], reference)
+
+    return run
+
+
+@pytest.mark.parametrize("company", COMPANY)
+def test_nodes_that_patch_the_model(model, case, compare, company):
+    error, difference = compare(model, COMPANY[company](model), case.positive)
+    assert error < 1e-4
+    assert difference > 1e-2, f"{company} makes no difference here"
+
+
+def test_controlnet_on_the_sampling(model, case, control_net, compare):
+    hint = torch.rand(1, 128, 192, 3, generator=torch.Generator().manual_seed(1))
+    positive, _ = ControlNetApplyAdvanced().apply_controlnet(case.positive, case.positive, control_net, hint, 0.5, 0.0, 1.0)
+    error, difference = compare(model, model, positive)
+    assert error < 1e-4
+    assert difference > 1e-2, "the ControlNet makes no difference here"
+
+
+def test_controlnet_on_the_inversion_too(pack, model, case, control_net):
+    hint = torch.rand(1, 128, 192, 3, generator=torch.Generator().manual_seed(1))
+    positive, _ = ControlNetApplyAdvanced().apply_controlnet(case.positive, case.positive, control_net, hint, 0.5, 0.0, 1.0)
+    inputs = dict(model=model, content=case.content, style=case.style, steps=3, schedule="ddim")
+    controlled, plain = (pack.StyleIDSampler(positive=given, **inputs)[0]["samples"] for given in (positive, case.positive))
+    assert controlled.isfinite().all() and not torch.allclose(controlled, plain)
+
+
+def test_token_merging_gets_the_mixed_query_and_leaves_the_style_whole(pack, pack_module, model, case, inverted, sample_custom):
+    """ToMe merges at random, so its result is not compared; what reaches its patch and what attention gets is."""
+    (noise, content, sigmas), (_, style, _) = inverted
+    merged = first_output(TomePatchModel.execute(model, 0.3))
+    seen = []
+
+    def look(n, context, value, extra_options):
+        if extra_options["block"] == ("output", 9):
+            seen.append((n, context))
+        return n, context, value
+
+    around = model.clone()
+    around.set_model_attn1_patch(look)
+    around.set_model_attn1_patch(merged.model_options["transformer_options"]["patches"]["attn1_patch"][0])
+    around.set_model_attn1_patch(look)
+    around.set_model_attn1_output_patch(merged.model_options["transformer_options"]["patches"]["attn1_output_patch"][0])
+    [m] = pack.InjectStyleKV(model=around, content_features=content, style_features=style, gamma=1.0, temperature=1.0)
+    assert sample_custom(m, case.positive, sigmas[:2], noise)["samples"].isfinite().all()
+    at = pack_module("styleid_core.features").features_at
+    block, sigma = ("output", 9, 0), float(sigmas[0])
+    (before, context_before), (after, context_after) = seen
+    assert torch.equal(before, at(content, sigma)[block]) and after.shape[1] < before.shape[1]
+    assert torch.equal(context_before, at(style, sigma)[block]) and torch.equal(context_after, context_before)
+
+
+def test_self_attention_guidance(pack, model, case, inverted, sample_custom):
+    (noise, content, sigmas), (_, style, _) = inverted
+    guided = first_output(SelfAttentionGuidance.execute(model, 0.5, 2.0))
+    [m] = pack.InjectStyleKV(model=guided, content_features=content, style_features=style)
+    [alone] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    results = [sample_custom(patched, case.positive, sigmas, noise, cfg=2.0)["samples"] for patched in (m, alone)]
+    assert results[0].isfinite().all() and not torch.allclose(*results)
