@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..styleid_core.adain import adain
-from .sampling import check_batches, image_latent
+from .sampling import image_latents
 
 
 class LatentAdaIN(io.ComfyNode):
@@ -27,9 +27,7 @@ class LatentAdaIN(io.ComfyNode):
 
     @classmethod
     def execute(cls, content, style, strength=1.0) -> io.NodeOutput:
-        z_content, z_style = image_latent(content, "content"), image_latent(style, "style")
-        check_batches(z_content, z_style)
-        return io.NodeOutput(content | {"samples": adain(z_content, z_style, strength)})
+        return io.NodeOutput(content | {"samples": adain(*image_latents(content, style), strength)})
 
 
 NODES = [LatentAdaIN]

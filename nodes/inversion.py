@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from .patcher import request_capture, select_blocks
-from .sampling import SCHEDULES, check_channels, image_latent, invert, make_schedule, progress
+from .sampling import SCHEDULES, check_channels, image_latent, invert, make_schedule, progress, warn_of_mask
 
 # Wire type of styleid_core.features.Features, which tells its shapes
 FeaturesType = io.Custom("STYLEID_FEATURES")
@@ -64,6 +64,7 @@ class DDIMInvert(io.ComfyNode):
     @classmethod
     def execute(cls, model, latent, positive, steps=50, schedule="official") -> io.NodeOutput:
         samples = image_latent(latent, "input")
+        warn_of_mask(latent, "input")
         check_channels(model, samples, "input")
         plan = make_schedule(model, schedule, steps)
         [callback] = progress(model, len(plan.evaluated))

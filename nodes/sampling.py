@@ -3,6 +3,7 @@
 from itertools import accumulate
 
 import comfy.model_management
+import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -26,8 +27,6 @@ def make_schedule(model, name: str, steps: int) -> Schedule:
 
 def image_latent(latent: dict, name: str) -> torch.Tensor:
     """The samples (B, C, H, W) of a LATENT that holds a picture; ValueError for NaN, nothing or only zeros."""
-    if "noise_mask" in latent:
-        logger.warning("The mask of the %s latent is not used: the whole picture is taken.", name)
     samples = latent["samples"]
     if not torch.isfinite(samples).all():
         raise ValueError(f"The {name} latent contains NaN or infinity, which a VAE in fp16 may produce. "
@@ -37,16 +36,30 @@ def image_latent(latent: dict, name: str) -> torch.Tensor:
     return samples
 
 
+def image_latents(content: dict, style: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """The samples of both LATENTs; ValueError as `image_latent`, or for batches that cannot be paired."""
+    z_content, z_style = image_latent(content, "content"), image_latent(style, "style")
+    if len(z_content) != len(z_style) and 1 not in (len(z_content), len(z_style)):
+        raise ValueError(f"The batch has {len(z_content)} contents and {len(z_style)} styles. "
+                         "Give one style for all, or as many as contents.")
+    return z_content, z_style
+
+
+def warn_of_mask(latent: dict, name: str):
+    if "noise_mask" in latent:
+        logger.warning("The mask of the %s latent is not used: the whole picture is taken.", name)
+
+
+def keep_outside(mask: torch.Tensor, result: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+    """`result` where a ComfyUI noise mask is 1, and `original` untouched where it is 0."""
+    return original.lerp(result, comfy.sampler_helpers.prepare_mask(mask, result.shape, result.device))
+
+
 def check_channels(model, samples: torch.Tensor, name: str):
     channels = model.get_model_object("latent_format").latent_channels
     if samples.ndim != 4 or samples.shape[1] != channels:
         raise ValueError(f"The {name} latent has shape {list(samples.shape)}, and this model works on [batch, {channels}, height, width]. "
                          "Encode the picture with the VAE of the same checkpoint.")
-
-
-def check_batches(content: torch.Tensor, style: torch.Tensor):
-    if len(content) != len(style) and 1 not in (len(content), len(style)):
-        raise ValueError(f"The batch has {len(content)} contents and {len(style)} styles. Give one style for all, or as many as contents.")
 
 
 def progress(model, *steps: int) -> list:
@@ -65,10 +78,11 @@ def rescale(model, samples: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     return model.model.process_latent_out(model.model.process_latent_in(samples) * factor)
 
 
-def run_sampler(model, positive, samples: torch.Tensor, sampler, sigmas: torch.Tensor, callback) -> torch.Tensor:
-    """Sample from x = `samples` at sigmas[0], without noise and without classifier-free guidance."""
+def run_sampler(model, positive, samples: torch.Tensor, sampler, sigmas: torch.Tensor, callback, negative=None, cfg: float = 1.0):
+    """Sample from x = `samples` (B, C, H, W) at sigmas[0] without adding noise; at cfg 1 `negative` is not evaluated."""
     guider = comfy.samplers.CFGGuider(model)
-    guider.inner_set_conds({"positive": positive})
+    guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
+    guider.set_cfg(cfg)
     output = guider.sample(torch.zeros_like(samples), samples, sampler, sigmas, callback=callback,
                            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED)
     return output.to(comfy.model_management.intermediate_device())

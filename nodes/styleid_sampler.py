@@ -8,7 +8,18 @@ from ..styleid_core.ddim import sample_ddim, vp_scale
 from .injection import GAMMA_TOOLTIP, TEMPERATURE_TOOLTIP
 from .inversion import LAYERS_TOOLTIP, POSITIVE_TOOLTIP, SCHEDULE_TOOLTIP
 from .patcher import inject_style, request_capture, select_blocks
-from .sampling import SCHEDULES, check_batches, check_channels, image_latent, invert, make_schedule, progress, rescale, run_sampler
+from .sampling import (
+    SCHEDULES,
+    check_channels,
+    image_latents,
+    invert,
+    keep_outside,
+    make_schedule,
+    progress,
+    rescale,
+    run_sampler,
+    warn_of_mask,
+)
 
 
 class StyleIDSampler(io.ComfyNode):
@@ -23,7 +34,7 @@ class StyleIDSampler(io.ComfyNode):
             search_aliases=["styleid", "style transfer", "style injection", "artistic style", "neural style"],
             inputs=[
                 io.Model.Input("model", tooltip="A UNet with self-attention: SD 1.x, SD 2.x, SDXL."),
-                io.Latent.Input("content", tooltip="The encoded picture whose shapes are kept, or a batch of them."),
+                io.Latent.Input("content", tooltip="The encoded picture whose shapes are kept, or a batch. A mask limits where."),
                 io.Latent.Input("style", tooltip="The encoded picture whose style is taken, of any size; one for all, or one for each."),
                 io.Conditioning.Input("positive", tooltip=POSITIVE_TOOLTIP),
                 io.Int.Input("steps", default=50, min=1, max=1000,
@@ -34,17 +45,26 @@ class StyleIDSampler(io.ComfyNode):
                                tooltip="Initial latent AdaIN: 0 keeps the content's colours, 1 (the paper) takes all of the style's."),
                 io.String.Input("layers", default="6-11", tooltip=LAYERS_TOOLTIP + " Empty: nothing is injected, only the colours change."),
                 io.Combo.Input("schedule", options=SCHEDULES, default="official", tooltip=SCHEDULE_TOOLTIP, advanced=True),
+                io.Conditioning.Input("negative", optional=True, tooltip="What the result should not show; works with cfg above 1."),
+                io.Float.Input("cfg", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True, advanced=True,
+                               tooltip="Classifier-free guidance of the sampling. 1 (the paper) is off and twice as fast; higher follows "
+                                       "the prompt in positive more. Both inversions run without it."),
+                io.Conditioning.Input("inversion_positive", optional=True,
+                                      tooltip="Conditioning of both inversions, instead of positive. With a prompt in positive, "
+                                              "connect an empty one here."),
             ],
             outputs=[io.Latent.Output(tooltip="The stylised picture, for VAE Decode.")],
         )
 
     @classmethod
     def execute(cls, model, content, style, positive, steps=50, gamma=0.75, temperature=1.5, adain=1.0, layers="6-11",
-                schedule="official") -> io.NodeOutput:
-        z_content, z_style = image_latent(content, "content"), image_latent(style, "style")
-        check_batches(z_content, z_style)
+                schedule="official", negative=None, cfg=1.0, inversion_positive=None) -> io.NodeOutput:
+        z_content, z_style = image_latents(content, style)
         for name, samples in (("content", z_content), ("style", z_style)):
             check_channels(model, samples, name)
+        warn_of_mask(style, "style")
+        if cfg != 1 and negative is None:
+            raise ValueError(f"cfg {cfg:g} compares with a negative prompt, and none is connected. Connect negative, or set cfg to 1.")
 
         injected = bool(layers.strip())
         recording = request_capture(model, select_blocks(model, layers)) if injected else model
@@ -52,12 +72,16 @@ class StyleIDSampler(io.ComfyNode):
         n = len(plan.evaluated)
         on_content, on_style, on_sampling = progress(model, n, n, len(plan.sampling) - 1)
 
-        noise, content_features = invert(recording, positive, z_content, plan, on_content)
-        style_noise, style_features = invert(recording, positive, z_style, plan, on_style)
+        inverted_with = positive if inversion_positive is None else inversion_positive
+        noise, content_features = invert(recording, inverted_with, z_content, plan, on_content)
+        style_noise, style_features = invert(recording, inverted_with, z_style, plan, on_style)
         start = latent_adain(noise, style_noise, adain)
         m = inject_style(model, content_features, style_features, gamma, temperature) if injected else model
-        x = run_sampler(m, positive, start, KSAMPLER(sample_ddim), plan.sampling, on_sampling)
-        return io.NodeOutput(content | {"samples": rescale(model, x, 1 / vp_scale(plan.sampling[-1]))})
+        x = run_sampler(m, positive, start, KSAMPLER(sample_ddim), plan.sampling, on_sampling, negative, cfg)
+        result = rescale(model, x, 1 / vp_scale(plan.sampling[-1]))
+        if "noise_mask" in content:
+            result = keep_outside(content["noise_mask"], result, z_content)
+        return io.NodeOutput(content | {"samples": result})
 
 
 NODES = [StyleIDSampler]

@@ -16,16 +16,16 @@ def load_prompt(path: Path, object_info: dict) -> dict:
 
 
 def node_inputs(node: dict, info: dict, origins: dict) -> dict:
-    """A saved node lists the values of its widgets without names, in the order of the node's definition."""
-    values = iter(node.get("widgets_values", []))
-    inputs = {}
+    """A saved node lists its widgets' values without names, in the order of the node's definition; it may lack newer ones."""
+    names = []
     for name, (kind, *options) in (info["input"].get("required", {}) | info["input"].get("optional", {})).items():
         if isinstance(kind, list) or kind in WIDGETS:
-            inputs[name] = next(values)
+            names.append(name)
             if options and options[0].get("control_after_generate"):
-                next(values)
-    linked = {slot["name"]: origins[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
-    return inputs | linked
+                names.append(None)
+    values = {name: value for name, value in zip(names, node.get("widgets_values", [])) if name}
+    links = {slot["name"]: origins[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
+    return values | links
 
 
 def find(prompt: dict, class_type: str) -> list[dict]:

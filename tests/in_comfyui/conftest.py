@@ -118,8 +118,9 @@ def inverted(invert, case):
 @pytest.fixture(scope="session")
 def sample_custom():
     """SamplerCustom of ComfyUI with its noise off; gives the LATENT."""
-    def sample(model, positive, sigmas, latent, sampler="euler", cfg=1.0, add_noise=False):
-        return SamplerCustom.execute(model, add_noise, 0, cfg, positive, positive, sampler_object(sampler), sigmas, latent).result[0]
+    def sample(model, positive, sigmas, latent, sampler="euler", cfg=1.0, negative=None, add_noise=False):
+        return SamplerCustom.execute(model, add_noise, 0, cfg, positive, negative or positive, sampler_object(sampler), sigmas,
+                                     latent).result[0]
 
     return sample
 

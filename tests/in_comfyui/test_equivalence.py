@@ -161,6 +161,29 @@ def test_batches_are_the_single_runs(transfer, to_latent, case, relative_error):
             assert relative_error(batch[i:i + 1], single) < 1e-4, name
 
 
+def test_a_mask_leaves_the_outside_untouched(transfer, case):
+    mask = torch.zeros(1, 128, 192)
+    mask[:, :64] = 1
+    full, masked = (transfer(content=case.content | given, steps=3) for given in ({}, {"noise_mask": mask}))
+    assert torch.equal(masked[:, :, 8:], case.content["samples"][:, :, 8:])
+    assert torch.equal(masked[:, :, :8], full[:, :, :8])
+
+
+def test_guidance_is_that_of_the_samplers(pack, model, case, transfer, sample_custom, relative_error):
+    """cfg 5 with a negative, and inversions with a prompt of their own: the five-node graph with SamplerCustom."""
+    prompt, negative, empty = ([[case["context"] * factor, {}]] for factor in (1.5, 0.5, 1.0))
+    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11")
+    (noise, content, sigmas), (style_noise, style, _) = (
+        pack.DDIMInvert(model=recording, latent=latent, positive=empty, steps=5, schedule="ddim") for latent in (case.content, case.style))
+    [start] = pack.LatentAdaIN(content=noise, style=style_noise)
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    expected = sample_custom(m, prompt, sigmas, start, cfg=5.0, negative=negative)["samples"]
+    inputs = dict(positive=prompt, steps=5, schedule="ddim")
+    assert relative_error(transfer(negative=negative, cfg=5.0, inversion_positive=empty, **inputs), expected) < 1e-4
+    assert relative_error(transfer(**inputs), expected) > 1e-2
+    assert torch.equal(transfer(negative=negative, **inputs), transfer(**inputs)), "at cfg 1 a negative changes nothing"
+
+
 def test_capture_alone_gives_the_same_noise(pack, model, case, inverted):
     (noise, features, _), _ = inverted
     plain, none, _ = pack.DDIMInvert(model=model, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")

@@ -165,10 +165,15 @@ def test_fresh_noise_is_warned_about(pack, model, case, inverted, sample_custom,
 
 
 def test_an_unused_mask_is_warned_about(pack, model, inputs, case, caplog):
-    masked = case.content | {"noise_mask": torch.ones(1, 128, 192)}
-    pack.StyleIDSampler(**inputs | {"content": masked})
-    noise, _, _ = pack.DDIMInvert(model=model, latent=masked, positive=case.positive, steps=3, schedule="ddim")
+    mask = {"noise_mask": torch.ones(1, 128, 192)}
+    pack.StyleIDSampler(**inputs | {"style": case.style | mask})
+    noise, _, _ = pack.DDIMInvert(model=model, latent=case.content | mask, positive=case.positive, steps=3, schedule="ddim")
     assert "noise_mask" not in noise, "a mask of the picture would mean something else on the noise"
     assert [message for message in caplog.messages if "mask" in message] == [
-        "The mask of the content latent is not used: the whole picture is taken.",
+        "The mask of the style latent is not used: the whole picture is taken.",
         "The mask of the input latent is not used: the whole picture is taken."]
+
+
+def test_guidance_without_a_negative(pack, inputs):
+    with pytest.raises(ValueError, match="cfg 7 compares with a negative prompt, and none is connected. Connect negative, or set cfg to 1"):
+        pack.StyleIDSampler(**inputs | {"cfg": 7.0})

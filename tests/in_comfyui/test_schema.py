@@ -12,7 +12,7 @@ INPUTS = {
     "LatentAdaIN": {"content": None, "style": None, "strength": 1.0},
     "InjectStyleKV": {"model": None, "content_features": None, "style_features": None, "gamma": 0.75, "temperature": 1.5},
     "StyleIDSampler": {"model": None, "content": None, "style": None, "positive": None, "steps": 50, "gamma": 0.75, "temperature": 1.5,
-                       "adain": 1.0, "layers": "6-11", "schedule": "official"},
+                       "adain": 1.0, "layers": "6-11", "schedule": "official", "negative": None, "cfg": 1.0, "inversion_positive": None},
 }
 OUTPUTS = {
     "CaptureSelfAttention": ["MODEL"], "DDIMInvert": ["LATENT", "STYLEID_FEATURES", "SIGMAS"], "LatentAdaIN": ["LATENT"],
