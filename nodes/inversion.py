@@ -8,8 +8,9 @@ from .sampling import SCHEDULES, check_channels, image_latent, invert, make_sche
 # Wire type of styleid_core.features.Features, which tells its shapes
 FeaturesType = io.Custom("STYLEID_FEATURES")
 
-LAYERS_TOOLTIP = ("Decoder (output) blocks, as numbers and ranges: 6-11, or 6,7,9-11. The paper's choice for SD 1.x is 6-11; "
-                  "fewer and later blocks carry finer texture and less of the style, earlier ones begin to change the shapes.")
+LAYERS_TOOLTIP = ("Decoder (output) blocks, as numbers and ranges: 6-11 (the paper's choice for SD 1.x), or 6,7,9-11. auto picks the "
+                  "equivalent for any UNet (0-5 in SDXL), and 0-2 @ 6-9 some transformers of a block. Fewer and later blocks carry "
+                  "finer texture and less of the style, earlier ones begin to change the shapes.")
 POSITIVE_TOOLTIP = "Conditioning of every model call. The paper uses an empty prompt, without classifier-free guidance."
 SCHEDULE_TOOLTIP = ("official: the timesteps of the authors' code, for their results. "
                     "ddim: invert along exactly the sigmas that are sampled, down to 0, for the closest reconstruction.")

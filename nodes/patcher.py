@@ -1,11 +1,12 @@
 """All that this pack knows of ComfyUI's model patching: block addresses, patches, wrappers, transformer_options."""
 
 import logging
+from collections import Counter
 
 import comfy.model_management
 import torch
 from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, Upsample
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.samplers import KSAMPLER
 
@@ -36,16 +37,38 @@ def self_attention_blocks(model) -> list[Block]:
             for index in range(len(layer.transformer_blocks))]
 
 
+def finest_blocks(model, levels: int) -> set[int]:
+    """Numbers of the output blocks in the last `levels` resolutions of the decoder that have self-attention."""
+    level, level_of = 0, {}
+    for number, block in enumerate(model.model.diffusion_model.output_blocks):
+        level_of[number] = level
+        level += any(isinstance(layer, Upsample) for layer in block)
+    attended = {number for _, number, _ in self_attention_blocks(model)}
+    finest = sorted({level_of[number] for number in attended})[-levels:]
+    return {number for number in attended if level_of[number] in finest}
+
+
 def select_blocks(model, layers: str) -> list[Block]:
-    """The self-attentions in the decoder blocks that `layers` ("6-11") names; ValueError for one the model lacks."""
+    """The self-attentions of MODEL that `layers` names; ValueError for a part of it that names none.
+
+    "auto" is the paper's choice in terms of any layout: the two finest resolutions of the decoder that have self-attention,
+    which are blocks 6-11 in SD 1.x and SD 2.x, and 0-5 in SDXL.
+    """
     available = self_attention_blocks(model)
-    existing = sorted({number for _, number, _ in available})
-    numbers = parse_layers(layers)
-    unknown = [str(number) for number in numbers if number not in existing]
-    if unknown:
-        raise ValueError(f'layers "{layers}": output block {", ".join(unknown)} of this model has no self-attention. '
-                         f"Choose from {', '.join(map(str, existing))}.")
-    return [block for block in available if block[1] in numbers]
+    if layers.strip() == "auto":
+        numbers = finest_blocks(model, levels=2)
+        return [block for block in available if block[1] in numbers]
+    items = parse_layers(layers)
+    transformers = Counter(number for _, number, _ in available)
+    for item in items:
+        for number in item.numbers:
+            if number not in transformers:
+                raise ValueError(f'layers "{layers}": output block {number} of this model has no self-attention. '
+                                 f'Choose from {", ".join(map(str, transformers))}, or write "auto".')
+            if item.indices and item.indices[-1] >= transformers[number]:
+                raise ValueError(f'layers "{layers}": the transformers in output block {number} of this model are numbered '
+                                 f"0 to {transformers[number] - 1}.")
+    return [block for block in available if any(block in item for item in items)]
 
 
 def block_address(extra_options: dict) -> Block:
@@ -170,7 +193,9 @@ def inject_style(model, content: Features, style: Features, gamma: float, tau: f
         if not injection.blocks:
             raise ValueError(f"No style was injected: the sampler called the model at {len(injection.sigmas)} of {len(sigmas)} sigmas and "
                              "reached none of the captured blocks. Give it two sigmas or more, and remove nodes that replace the UNet.")
-        logger.info("Injected style into %d self-attentions at %d steps.", len(injection.blocks), len(injection.sigmas))
+        numbers = ", ".join(map(str, sorted({number for _, number, _ in injection.blocks})))
+        logger.info("Injected style into %d self-attentions (output blocks %s) at %d steps.",
+                    len(injection.blocks), numbers, len(injection.sigmas))
         return output
 
     m = model.clone()

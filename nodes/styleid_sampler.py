@@ -34,7 +34,9 @@ class StyleIDSampler(io.ComfyNode):
             search_aliases=["styleid", "style transfer", "style injection", "artistic style", "neural style"],
             inputs=[
                 io.Model.Input("model", tooltip="A UNet with self-attention: SD 1.x, SD 2.x, SDXL."),
-                io.Latent.Input("content", tooltip="The encoded picture whose shapes are kept, or a batch. A mask limits where."),
+                io.Latent.Input("content",
+                                tooltip="The encoded picture, or a batch of them, whose shapes are kept. "
+                                        "Its mask, if it has one, limits what is stylised."),
                 io.Latent.Input("style", tooltip="The encoded picture whose style is taken, of any size; one for all, or one for each."),
                 io.Conditioning.Input("positive", tooltip=POSITIVE_TOOLTIP),
                 io.Int.Input("steps", default=50, min=1, max=1000,

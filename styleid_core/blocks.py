@@ -1,24 +1,45 @@
-"""The grammar in which a user names decoder blocks: "6-11", "6,7,9-11"."""
+"""The grammar in which a user names decoder blocks: "6-11", "6,7,9-11", "output 0-2 @ 6-9, 3-5"."""
 
 import re
+from typing import NamedTuple
 
 # Where a self-attention sits, as ComfyUI addresses it: ("output", block number, transformer index inside the block)
 Block = tuple[str, int, int]
 
-_ITEM = re.compile(r"(\d+)(?:-(\d+))?")
+
+class Layers(NamedTuple):
+    """One item of the grammar: decoder blocks, and of each the transformers with these indices (None: all)."""
+    numbers: range
+    indices: range | None
+
+    def __contains__(self, block: Block) -> bool:
+        _, number, index = block
+        return number in self.numbers and (self.indices is None or index in self.indices)
 
 
-def parse_layers(layers: str) -> list[int]:
-    """Block numbers, ascending and without repeats, of a comma separated list of numbers and ranges.
+_ITEM = re.compile(r"(?:output)?(\d+)(?:-(\d+))?(?:@(\d+)(?:-(\d+))?)?")
 
-    Raises ValueError quoting the part that is neither "N" nor "N-M" with N <= M.
+
+def parse_layers(layers: str) -> list[Layers]:
+    """The items of a comma separated list of blocks "N" or "N-M", each with "@ I" or "@ I-J" for some of its transformers.
+
+    Raises ValueError quoting the item that is none of these, or whose range runs backwards.
     """
-    numbers = set()
-    for item in layers.split(","):
-        match = _ITEM.fullmatch(item.replace(" ", ""))
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last:
-            raise ValueError(f'layers "{layers}": "{item.strip()}" is not a block number or a range like 6-11. '
-                             'Write for example "6-11" or "6,7,9-11".')
-        numbers.update(range(first, last + 1))
-    return sorted(numbers)
+    return [parse_item(item, layers) for item in layers.split(",")]
+
+
+def parse_item(item: str, layers: str) -> Layers:
+    match = _ITEM.fullmatch(item.replace(" ", ""))
+    if match:
+        first, last, first_index, last_index = (int(group) if group else None for group in match.groups())
+        numbers = span(first, last)
+        indices = None if first_index is None else span(first_index, last_index)
+        if numbers and (indices is None or indices):
+            return Layers(numbers, indices)
+    raise ValueError(f'layers "{layers}": "{item.strip()}" is not a block number or a range like 6-11. '
+                     'Write for example "6-11", "6,7,9-11" or, for some transformers of a block, "0-2 @ 6-9".')
+
+
+def span(first: int, last: int | None) -> range:
+    """first to last, both included; last is first where it is None."""
+    return range(first, (first if last is None else last) + 1)

@@ -203,4 +203,4 @@ def test_features_hold_what_design_promises(inverted):
 def test_the_log_tells_blocks_and_steps(transfer, caplog):
     with caplog.at_level("INFO", logger="styleid"):
         transfer(layers="6,9-11", steps=5, schedule="ddim")
-    assert "Injected style into 4 self-attentions at 5 steps." in caplog.messages
+    assert "Injected style into 4 self-attentions (output blocks 6, 9, 10, 11) at 5 steps." in caplog.messages

@@ -14,8 +14,9 @@ def inputs(model, case):
 
 
 @pytest.mark.parametrize(("layers", "message"), [
-    ("12", "output block 12 of this model has no self-attention. Choose from 3, 4, 5, 6, 7, 8, 9, 10, 11"),
-    ("0-3", "output block 0, 1, 2 of this model"),
+    ("12", 'output block 12 of this model has no self-attention. Choose from 3, 4, 5, 6, 7, 8, 9, 10, 11, or write "auto"'),
+    ("0-3", "output block 0 of this model"),
+    ("6 @ 0-1", "the transformers in output block 6 of this model are numbered 0 to 0"),
     ("middle", '"middle" is not a block number')])
 def test_unknown_layers(pack, model, inputs, layers, message):
     with pytest.raises(ValueError, match=message):

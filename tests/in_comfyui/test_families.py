@@ -23,20 +23,24 @@ class SD20V(comfy.supported_models.SD20):
         return ModelType.V_PREDICTION
 
 
+SD1_BLOCKS = [(number, 0) for number in range(6, 12)]
+SDXL_BLOCKS = [(number, index) for number in range(6) for index in range(3 if number < 3 else 2)]
+
 FAMILIES = {
-    "sd1": (comfy.supported_models.SD15, UNET, "6-11", 6),
-    "sd1_inpaint": (comfy.supported_models.SD15, UNET | dict(in_channels=9), "6-11", 6),
-    "sd2": (comfy.supported_models.SD20, LINEAR, "6-11", 6),
-    "sd2_v": (SD20V, LINEAR, "6-11", 6),
-    "sdxl": (comfy.supported_models.SDXL, SDXL, "2-5", 3 + 3 * 2),
+    "sd1": (comfy.supported_models.SD15, UNET, "auto", SD1_BLOCKS),
+    "sd1_inpaint": (comfy.supported_models.SD15, UNET | dict(in_channels=9), "6-11", SD1_BLOCKS),
+    "sd2": (comfy.supported_models.SD20, LINEAR, "auto", SD1_BLOCKS),
+    "sd2_v": (SD20V, LINEAR, "6-11", SD1_BLOCKS),
+    "sdxl": (comfy.supported_models.SDXL, SDXL, "auto", SDXL_BLOCKS),
+    "sdxl_some": (comfy.supported_models.SDXL, SDXL, "output 1-2 @ 1-2, 5", [(1, 1), (1, 2), (2, 1), (2, 2), (5, 0), (5, 1)]),
 }
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request):
-    """(MODEL, layers, how many self-attentions those are)."""
-    supported, unet, layers, count = FAMILIES[request.param]
-    return load_unet(unet_config=unet, family=supported), layers, count
+    """(MODEL, layers, the self-attentions that those are)."""
+    supported, unet, layers, blocks = FAMILIES[request.param]
+    return load_unet(unet_config=unet, family=supported), layers, blocks
 
 
 @pytest.fixture
@@ -48,12 +52,12 @@ def transfer_inputs():
 
 
 def test_injection_is_the_papers_attention(pack, family, transfer_inputs, paper_attention, sample_custom, relative_error):
-    model, layers, count = family
+    model, layers, blocks = family
     content, style, positive = transfer_inputs
     [recording] = pack.CaptureSelfAttention(model=model, layers=layers)
     (noise, content_features, sigmas), (style_noise, style_features, _) = (
         pack.DDIMInvert(model=recording, latent=latent, positive=positive, steps=STEPS, schedule="ddim") for latent in (content, style))
-    assert len(style_features.blocks) == count
+    assert style_features.blocks == [("output", *block) for block in blocks]
     [start] = pack.LatentAdaIN(content=noise, style=style_noise)
     [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features, **SETTINGS)
     papers = paper_attention(model, content_features, style_features, **SETTINGS)
