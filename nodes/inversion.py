@@ -12,8 +12,8 @@ LAYERS_TOOLTIP = ("Decoder (output) blocks, as numbers and ranges: 6-11 (the pap
                   "equivalent for any UNet (0-5 in SDXL), and 0-2 @ 6-9 some transformers of a block. Fewer and later blocks carry "
                   "finer texture and less of the style, earlier ones begin to change the shapes.")
 POSITIVE_TOOLTIP = "Conditioning of every model call. The paper uses an empty prompt, without classifier-free guidance."
-SCHEDULE_TOOLTIP = ("official: the timesteps of the authors' code, for their results. "
-                    "ddim: invert along exactly the sigmas that are sampled, down to 0, for the closest reconstruction.")
+SCHEDULE_TOOLTIP = ("official: the timesteps of the authors' code, for their results. ddim: invert along exactly the sigmas that are "
+                    "sampled, down to 0, for the closest reconstruction. Others do the same along that scheduler of ComfyUI.")
 
 
 class CaptureSelfAttention(io.ComfyNode):

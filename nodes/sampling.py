@@ -14,15 +14,17 @@ from ..styleid_core.features import Features
 from ..styleid_core.schedules import Schedule, ddim_schedule, official_schedule
 from .patcher import logger, record_requested
 
-SCHEDULES = ["official", "ddim"]
+# "ddim" goes along ComfyUI's scheduler ddim_uniform, and any other scheduler may take its place.
+SCHEDULES = ["official", "ddim", *(name for name in comfy.samplers.SCHEDULER_NAMES if name != "ddim_uniform")]
 
 
 def make_schedule(model, name: str, steps: int) -> Schedule:
-    """Sigmas of the "official" or "ddim" schedule on the noise schedule of MODEL."""
+    """Sigmas of one of SCHEDULES on the noise schedule of MODEL."""
     model_sampling = model.get_model_object("model_sampling")
     if name == "official":
         return official_schedule(model_sampling.sigmas.cpu(), steps)
-    return ddim_schedule(comfy.samplers.calculate_sigmas(model_sampling, "ddim_uniform", steps).cpu())
+    scheduler = "ddim_uniform" if name == "ddim" else name
+    return ddim_schedule(comfy.samplers.calculate_sigmas(model_sampling, scheduler, steps).cpu())
 
 
 def image_latent(latent: dict, name: str) -> torch.Tensor:

@@ -31,13 +31,14 @@ class Features(NamedTuple):
 def nearest_step(features: Features, sigma: float) -> int:
     """Index of the captured step whose sigma is nearest on a log scale.
 
-    Raises ValueError when it is further than that step is from its own neighbours, i.e. outside what was captured.
+    Raises ValueError when it is more than 1.5 times further than that step is from its own neighbours: below or above
+    what was captured.
     """
     captured = [math.log(s) for s in features.sigmas]
     target = math.log(sigma)
     step = min(range(len(captured)), key=lambda i: abs(captured[i] - target))
     spacing = max((abs(captured[step] - captured[i]) for i in (step - 1, step + 1) if 0 <= i < len(captured)), default=0.0)
-    if abs(captured[step] - target) > max(spacing, 1e-3):
+    if abs(captured[step] - target) > max(1.5 * spacing, 1e-3):
         raise ValueError(f"No features were captured near sigma {sigma:.4g}: the inversion covered "
                          f"{min(features.sigmas):.4g} to {max(features.sigmas):.4g} in {len(captured)} steps. "
                          "Sample with the SIGMAS output of DDIMInvert, or use the same steps and scheduler for both.")

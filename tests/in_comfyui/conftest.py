@@ -138,7 +138,7 @@ def paper_attention():
             attn1 = spatial.transformer_blocks[transformer].attn1
 
             def replace(q, k, v, extra_options, index=index, attn1=attn1):
-                step = int((torch.tensor(style_features.sigmas) - extra_options["sigmas"][0]).abs().argmin())
+                step = int((torch.tensor(style_features.sigmas) / extra_options["sigmas"][0]).log().abs().argmin())
                 n_content, n_style = content_features.steps[step][index], style_features.steps[step][index]
                 q_content, k, v = attn1.to_q(n_content), attn1.to_k(n_style), attn1.to_v(n_style)
                 q = temperature * (gamma * q_content + (1 - gamma) * q)

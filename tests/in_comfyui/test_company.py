@@ -5,12 +5,13 @@ import comfy.sd
 import pytest
 import torch
 from comfy.cldm.cldm import ControlNet
+from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_freelunch import FreeU
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
 
-from demo.styleid_demo.unet import UNET, seeded_tensor
+from demo.styleid_demo.unet import CONTEXT_DIM, UNET, seeded_tensor
 from nodes import ControlNetApplyAdvanced
 
 SETTINGS = dict(gamma=0.6, temperature=1.3)
@@ -34,10 +35,25 @@ def with_lora(model):
     return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
 
 
+def with_image_tokens(model):
+    """What an IP-Adapter does to cross-attention: more tokens in its context."""
+    tokens = seeded_tensor("image tokens", (1, 4, CONTEXT_DIM), 2, 20.0)
+
+    def add_tokens(n, context, value, extra_options):
+        context = torch.cat([context, tokens.expand(len(context), -1, -1)], 1)
+        return n, context, context
+
+    m = model.clone()
+    m.set_model_attn2_patch(add_tokens)
+    return m
+
+
 COMPANY = {
     "FreeU": lambda model: first_output(FreeU.execute(model, 1.1, 1.2, 0.9, 0.2)),
     "PerturbedAttentionGuidance": lambda model: first_output(PerturbedAttentionGuidance.execute(model, 3.0)),
     "LoRA": with_lora,
+    "image tokens in attn2": with_image_tokens,
+    "EasyCache": lambda model: first_output(EasyCacheNode.execute(model, 0.3, 0.0, 1.0, False)),
 }
 
 
@@ -121,3 +137,21 @@ def test_self_attention_guidance(pack, model, case, inverted, sample_custom):
     [alone] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
     results = [sample_custom(patched, case.positive, sigmas, noise, cfg=2.0)["samples"] for patched in (m, alone)]
     assert results[0].isfinite().all() and not torch.allclose(*results)
+
+
+def test_an_attention_backend_of_another_pack_sees_every_call(pack, model, case, inverted, sample_custom):
+    (noise, content, sigmas), (_, style, _) = inverted
+    calls = []
+
+    def backend(attention, *args, **kwargs):
+        calls.append(kwargs["transformer_options"]["block"])
+        return attention(*args, **kwargs)
+
+    watched = model.clone()
+    watched.model_options["transformer_options"]["optimized_attention_override"] = backend
+    plain = sample_custom(watched, case.positive, sigmas[:3], noise)
+    seen_plain, calls[:] = list(calls), []
+    [m] = pack.InjectStyleKV(model=watched, content_features=content, style_features=style)
+    injected = sample_custom(m, case.positive, sigmas[:3], noise)
+    assert calls == seen_plain and len(calls) == 2 * 2 * 16, "two model calls, and self- and cross-attention in each of 16 blocks"
+    assert not torch.allclose(plain["samples"], injected["samples"])

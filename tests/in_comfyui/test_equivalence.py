@@ -47,11 +47,12 @@ def test_sampler_custom_advanced_gives_the_same(transfer, five_nodes, case, rela
     assert relative_error(result["samples"], transfer(schedule="ddim")) < 1e-4
 
 
-def test_ksampler_advanced_gives_the_same(transfer, five_nodes, case, relative_error):
-    m, start, _ = five_nodes("ddim")
-    [result] = KSamplerAdvanced().sample(m, "disable", 0, case.steps, 1.0, "euler", "ddim_uniform", case.positive, case.positive, start,
+@pytest.mark.parametrize(("schedule", "scheduler"), [("ddim", "ddim_uniform"), ("karras", "karras"), ("normal", "normal")])
+def test_ksampler_advanced_gives_the_same(transfer, five_nodes, case, relative_error, schedule, scheduler):
+    m, start, _ = five_nodes(schedule)
+    [result] = KSamplerAdvanced().sample(m, "disable", 0, case.steps, 1.0, "euler", scheduler, case.positive, case.positive, start,
                                          0, 10000, "disable")
-    assert relative_error(result["samples"], transfer(schedule="ddim")) < 1e-4
+    assert relative_error(result["samples"], transfer(schedule=schedule)) < 1e-4
 
 
 def record_while_sampling(pack_module, model, positive, latent, sigmas, sample_custom):
