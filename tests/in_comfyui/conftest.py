@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tools.host import comfyui_from_environment
+from tools.host import running_host
 
-sys.path.insert(0, str(comfyui_from_environment()))
+sys.path.insert(0, str(running_host().comfyui))
 
 from comfy.cli_args import args
 

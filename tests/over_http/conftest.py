@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tools.client import object_info, run_prompt
-from tools.host import comfyui_from_environment
+from tools.host import running_host
 from tools.server import serve
 from tools.workflow import find, load_prompt, use_demo_model
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("comfyui")
-    with serve(comfyui_from_environment(), base) as running:
+    with serve(running_host(), base) as running:
         for name in ("content", "style"):
             shutil.copyfile(ROOT / "demo" / "images" / f"{name}.jpg", base / "input" / f"styleid_{name}.jpg")
         yield running

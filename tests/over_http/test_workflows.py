@@ -78,6 +78,19 @@ def test_changing_gamma_runs_only_the_sampling(prompt, run):
     assert {maximum for _, _, maximum in second.progress if maximum > 1} == {49}, "model calls beside the sampling"
 
 
+def test_frames_in_small_batches(prompt, run):
+    """Rebatch Latents before the sampler: ComfyUI runs it for each small batch, and the features of one are all there are."""
+    graph = prompt("styleid_simple")
+    [sampler] = find(graph, "StyleIDSampler")
+    graph["frames"] = {"class_type": "RepeatLatentBatch", "inputs": {"samples": sampler["content"], "amount": 3}}
+    graph["batches"] = {"class_type": "RebatchLatents", "inputs": {"latents": ["frames", 0], "batch_size": 2}}
+    sampler |= {"content": ["batches", 0], "steps": 3, "schedule": "ddim"}
+    tried = run(graph)
+    assert tried.status == "success"
+    assert [len(output["images"]) for output in tried.outputs.values()] == [3]
+    assert [value for _, value, maximum in tried.progress if maximum == 9] == [*range(1, 10)] * 2
+
+
 def test_a_mistake_is_told_in_the_users_words(prompt, run):
     graph = prompt("styleid_simple")
     [sampler] = find(graph, "StyleIDSampler")
