@@ -16,6 +16,7 @@ from ..styleid_core.features import Features, features_at, nearest_step, repeat_
 
 KEY = "styleid"
 CAPTURE = "styleid_capture"
+GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "disable_cfg1_optimization")
 STOCHASTIC = ("ancestral", "sde", "ddpm", "seeds", "sa_solver")  # parts of the names of ComfyUI's samplers
 
 logger = logging.getLogger(KEY)
@@ -118,11 +119,13 @@ class Recorder:
 def record_requested(model) -> tuple:
     """(clone of MODEL, its Recorder), for the blocks that `request_capture` asked for, which may be none.
 
-    The clone injects nothing, even if MODEL does: what is inverted is the picture, not its stylised version.
+    The clone injects nothing and has no guidance, even if MODEL does: an inversion follows the bare prediction.
     """
     check_unet(model)
     m = model.clone()
     m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    for name in GUIDANCE:
+        m.model_options.pop(name, None)
     recorder = Recorder(model.model_options["transformer_options"].get(CAPTURE, []))
     if recorder.blocks:
         m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)

@@ -89,6 +89,14 @@ def test_nodes_that_patch_the_model(model, case, compare, company):
     assert difference > 1e-2, f"{company} makes no difference here"
 
 
+@pytest.mark.parametrize(("node", "settings"), [(PerturbedAttentionGuidance, [3.0]), (SelfAttentionGuidance, [0.5, 2.0])])
+def test_guidance_is_left_out_of_the_inversion(pack, model, case, inverted, node, settings):
+    guided = first_output(node.execute(model, *settings))
+    noise, _, _ = pack.DDIMInvert(model=guided, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
+    (plain, _, _), _ = inverted
+    assert torch.equal(noise["samples"], plain["samples"])
+
+
 def test_controlnet_on_the_sampling(model, case, control_net, compare):
     hint = torch.rand(1, 128, 192, 3, generator=torch.Generator().manual_seed(1))
     positive, _ = ControlNetApplyAdvanced().apply_controlnet(case.positive, case.positive, control_net, hint, 0.5, 0.0, 1.0)
