@@ -1,8 +1,13 @@
 """Every stage against the values that the authors' code gives, in float32, through the nodes that a user drags."""
 
+import comfy.supported_models
 import pytest
 import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.model_base import ModelType
 from comfy.samplers import KSAMPLER
+
+from demo.styleid_demo.unet import load_unet
 
 ONE_NODE, FIVE_NODES, STAGE = 1e-4, 1e-3, 1e-4
 
@@ -84,6 +89,27 @@ def test_five_nodes(pack, model, from_latent, golden, invert, sample_custom, ass
                                  gamma=settings["gamma"], temperature=settings["tau"])
     result = sample_custom(m, golden.positive, sigmas, start)
     assert_parity(f"{golden.steps} steps, five nodes, {variant}", from_latent(result), golden[f"output.{variant}"], FIVE_NODES)
+
+
+class PredictsV(UNetModel):
+    """The same weights in another parameterisation: v = sqrt(1 + sigma^2) eps - sigma z."""
+
+    def _forward(self, x, timesteps=None, *args, **kwargs):
+        sigma = self.sigmas[timesteps.long()][:, None, None, None]
+        return (1 + sigma ** 2) ** 0.5 * super()._forward(x, timesteps, *args, **kwargs) - sigma * x
+
+
+class SD15V(comfy.supported_models.SD15):
+    def model_type(self, state_dict, prefix=""):
+        return ModelType.V_PREDICTION
+
+
+def test_v_prediction(pack, case, from_latent, assert_parity):
+    model = load_unet(weight_seed=0, family=SD15V)
+    model.model.diffusion_model.__class__ = PredictsV
+    model.model.diffusion_model.sigmas = model.model.model_sampling.sigmas
+    [result] = pack.StyleIDSampler(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps)
+    assert_parity(f"{case.steps} steps, StyleIDSampler, as v-prediction", from_latent(result), case["output.default"], ONE_NODE)
 
 
 def test_sampling_trajectory(pack, pack_module, model, golden, captured, assert_parity):
