@@ -15,7 +15,7 @@ from tools.host import ROOT, say
 from tools.workflow import find, load_prompt, use_demo_model
 
 DEMO = ROOT / "demo"
-DEMO_MEGAPIXELS = 0.0625  # 256 x 256: the built-in model is small and may have no GPU
+DEMO_MEGAPIXELS = 0.14  # 384 x 384: the built-in model is small, but there may be no GPU
 
 
 async def make_prompt(options) -> dict:
