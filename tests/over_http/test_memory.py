@@ -35,10 +35,15 @@ def peak_memory(server):
 def test_peak_memory_does_not_grow(prompt, run, peak_memory):
     """The peak of each of 10 transfers, all different, is no higher at the end than after the first three."""
     graph = prompt("styleid_simple")
+    # Without the autoencoder, whose activations are larger than the features of a transfer and come and go as they like.
+    [transfer_id] = [id for id, node in graph.items() if node["class_type"] == "StyleIDSampler"]
+    graph = {id: node for id, node in graph.items() if node["class_type"] not in ("VAEDecode", "SaveImage")}
+    graph["save"] = {"class_type": "SaveLatent", "inputs": {"samples": [transfer_id, 0], "filename_prefix": "memory"}}
     for inputs in find(graph, "ImageScaleToTotalPixels"):
         inputs["megapixels"] = 0.0625
     [sampler] = find(graph, "StyleIDSampler")
     sampler["steps"] = 10
+    assert run(graph).status == "success"  # encodes the pictures; ComfyUI keeps their latents
     peaks = []
     for i in range(RUNS):
         sampler["gamma"] = 0.5 + i / 100
