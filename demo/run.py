@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import io
 import shutil
 import sys
 import time
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tools.client import fetch, object_info, run_prompt
+from tools.client import object_info, run_prompt, saved_picture
 from tools.host import ROOT, say
 from tools.workflow import find, load_prompt, use_demo_model
 
@@ -49,12 +48,6 @@ def side_by_side(pictures: list[Image.Image], height: int) -> Image.Image:
     return strip
 
 
-async def saved_picture(url: str, outputs: dict) -> Image.Image:
-    [saved] = [image for output in outputs.values() for image in output.get("images", [])]
-    data = await fetch(url, "/view", filename=saved["filename"], subfolder=saved["subfolder"], type=saved["type"])
-    return Image.open(io.BytesIO(data)).convert("RGB")
-
-
 async def stylise(options) -> int:
     start = time.time()
     say(f"Stylising {options.content.name} after {options.style.name}")
@@ -63,7 +56,7 @@ async def stylise(options) -> int:
         print(f"error: {run.messages.get('execution_error', {}).get('exception_message', run.status)}", file=sys.stderr)
         return 1
     pictures = {"content": Image.open(options.content).convert("RGB"), "style": Image.open(options.style).convert("RGB"),
-                "result": await saved_picture(options.url, run.outputs)}
+                "result": await saved_picture(options.url, run)}
     for name, picture in pictures.items():
         picture.save(DEMO / f"{name}.png")
     side_by_side(list(pictures.values()), height=512).save(DEMO / "side_by_side.png")

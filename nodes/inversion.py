@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from .patcher import request_capture, select_blocks
+from .patcher import request_capture
 from .sampling import SCHEDULES, check_channels, image_latent, invert, make_schedule, progress, warn_of_mask
 
 # Wire type of styleid_core.features.Features, which tells its shapes
@@ -34,7 +34,7 @@ class CaptureSelfAttention(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, layers="6-11") -> io.NodeOutput:
-        return io.NodeOutput(request_capture(model, select_blocks(model, layers)))
+        return io.NodeOutput(request_capture(model, layers))
 
 
 class DDIMInvert(io.ComfyNode):

@@ -82,10 +82,13 @@ def put_first(patch, model_options: dict):
     patches["attn1_patch"] = [patch, *patches.get("attn1_patch", [])]
 
 
-def request_capture(model, blocks: list[Block]):
-    """A clone of MODEL that asks for `blocks` to be recorded when it is inverted. Sampling with it changes nothing."""
+def request_capture(model, layers: str):
+    """A clone of MODEL that asks for `layers` to be recorded when it is inverted; errors as `select_blocks`.
+
+    Sampling with it changes nothing.
+    """
     m = model.clone()
-    m.model_options["transformer_options"][CAPTURE] = blocks
+    m.model_options["transformer_options"][CAPTURE] = select_blocks(model, layers)
     return m
 
 

@@ -7,7 +7,7 @@ from ..styleid_core.adain import adain as latent_adain
 from ..styleid_core.ddim import sample_ddim, vp_scale
 from .injection import GAMMA_TOOLTIP, TEMPERATURE_TOOLTIP
 from .inversion import LAYERS_TOOLTIP, POSITIVE_TOOLTIP, SCHEDULE_TOOLTIP
-from .patcher import inject_style, request_capture, select_blocks
+from .patcher import inject_style, request_capture
 from .sampling import (
     SCHEDULES,
     check_channels,
@@ -69,7 +69,7 @@ class StyleIDSampler(io.ComfyNode):
             raise ValueError(f"cfg {cfg:g} compares with a negative prompt, and none is connected. Connect negative, or set cfg to 1.")
 
         injected = bool(layers.strip())
-        recording = request_capture(model, select_blocks(model, layers)) if injected else model
+        recording = request_capture(model, layers) if injected else model
         plan = make_schedule(model, schedule, steps)
         n = len(plan.evaluated)
         on_content, on_style, on_sampling = progress(model, n, n, len(plan.sampling) - 1)

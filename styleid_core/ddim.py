@@ -31,7 +31,7 @@ def sample_ddim(model, x, sigmas, extra_args=None, callback=None, disable=None):
 def sample_ddim_inversion(model, x, sigmas, extra_args=None, callback=None, disable=None, *, evaluated):
     """DDIM inversion from x at sigmas[0] up to sigmas[-1]; sigmas (N + 1,) ascending.
 
-    Step i evaluates the model at evaluated[i] (N,), with z unchanged; see `Schedule`.
+    Step i evaluates the model at evaluated[i] (N,), with z unchanged; see `Schedule`. The callback gets x after its step.
     """
     evaluated = evaluated.to(sigmas)
     for i in trange(len(sigmas) - 1, disable=disable):

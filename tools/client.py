@@ -1,11 +1,14 @@
-"""Queue a prompt on a running ComfyUI and follow it over its websocket (aiohttp, which ComfyUI installs)."""
+"""Queue a prompt on a running ComfyUI and follow it over its websocket (with aiohttp and Pillow, which ComfyUI installs)."""
 
+import asyncio
+import io
 import json
 import uuid
 from collections.abc import Callable
 from typing import NamedTuple
 
 import aiohttp
+from PIL import Image
 
 PREVIEW = 1  # first four bytes of a binary message that carries a preview picture
 
@@ -13,7 +16,6 @@ PREVIEW = 1  # first four bytes of a binary message that carries a preview pictu
 class Run(NamedTuple):
     """status "success", "error" or "interrupted"; outputs {node id: ...} and messages {event: data} as /history tells them;
     progress (node id, value, maximum) and the number of preview pictures as the websocket told them."""
-    prompt_id: str
     status: str
     outputs: dict
     messages: dict
@@ -51,13 +53,28 @@ async def run_prompt(url: str, prompt: dict, on_progress: Callable[[int, int], N
             history = (await response.json())[prompt_id]
         messages = dict(history["status"]["messages"])
         status = next(status for status in ("success", "error", "interrupted") if f"execution_{status}" in messages)
-        return Run(prompt_id, status, history["outputs"], messages, progress, previews)
+        return Run(status, history["outputs"], messages, progress, previews)
 
 
 async def fetch(url: str, path: str, **params) -> bytes:
     async with aiohttp.ClientSession(url) as session, session.get(path, params=params) as response:
         response.raise_for_status()
         return await response.read()
+
+
+async def free(url: str):
+    """Make ComfyUI forget cached results and unload models, so that a prompt it knows runs again."""
+    async with aiohttp.ClientSession(url) as session:
+        async with session.post("/free", json={"unload_models": True, "free_memory": True}) as response:
+            response.raise_for_status()
+        await asyncio.sleep(2)  # the worker takes note of it between two prompts
+
+
+async def saved_picture(url: str, run: Run) -> Image.Image:
+    """The one RGB picture that a run's SaveImage wrote."""
+    [saved] = [image for output in run.outputs.values() for image in output.get("images", [])]
+    data = await fetch(url, "/view", filename=saved["filename"], subfolder=saved["subfolder"], type=saved["type"])
+    return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 async def object_info(url: str) -> dict:

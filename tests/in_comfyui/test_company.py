@@ -57,20 +57,22 @@ COMPANY = {
 }
 
 
-@pytest.fixture(scope="module")
-def control_net():
-    """A ControlNet in the real layout with seeded weights."""
+@pytest.fixture
+def controlled(case):
+    """The case's conditioning with a ControlNet in the real layout, with seeded weights."""
     unet = {key: value for key, value in UNET.items() if key not in ("out_channels", "transformer_depth_output", "legacy")}
     network = ControlNet(hint_channels=3, legacy=False, **unet)
     network.load_state_dict({name: seeded_tensor(name, tuple(tensor.shape), 5, 1.0) for name, tensor in network.state_dict().items()})
     cpu = torch.device("cpu")
     network.eval().requires_grad_(False)
-    return comfy.controlnet.ControlNet(network, load_device=cpu)
+    control_net = comfy.controlnet.ControlNet(network, load_device=cpu)
+    hint = torch.rand(1, 128, 192, 3, generator=torch.Generator().manual_seed(1))
+    return ControlNetApplyAdvanced().apply_controlnet(case.positive, case.positive, control_net, hint, 0.5, 0.0, 1.0)[0]
 
 
 @pytest.fixture
 def compare(pack, case, inverted, paper_attention, sample_custom, relative_error):
-    """compare(model, positive): (difference to the paper's formulas, difference that the company makes)."""
+    """compare(model, other, positive): (error of the injection into `other`, difference to `model` with the case's conditioning)."""
     def run(model, other, positive):
         (noise, content, sigmas), (_, style, _) = inverted
         [m] = pack.InjectStyleKV(model=other, content_features=content, style_features=style, **SETTINGS)
@@ -97,20 +99,16 @@ def test_guidance_is_left_out_of_the_inversion(pack, model, case, inverted, node
     assert torch.equal(noise["samples"], plain["samples"])
 
 
-def test_controlnet_on_the_sampling(model, case, control_net, compare):
-    hint = torch.rand(1, 128, 192, 3, generator=torch.Generator().manual_seed(1))
-    positive, _ = ControlNetApplyAdvanced().apply_controlnet(case.positive, case.positive, control_net, hint, 0.5, 0.0, 1.0)
-    error, difference = compare(model, model, positive)
+def test_controlnet_on_the_sampling(model, controlled, compare):
+    error, difference = compare(model, model, controlled)
     assert error < 1e-4
     assert difference > 1e-2, "the ControlNet makes no difference here"
 
 
-def test_controlnet_on_the_inversion_too(pack, model, case, control_net):
-    hint = torch.rand(1, 128, 192, 3, generator=torch.Generator().manual_seed(1))
-    positive, _ = ControlNetApplyAdvanced().apply_controlnet(case.positive, case.positive, control_net, hint, 0.5, 0.0, 1.0)
+def test_controlnet_on_the_inversion_too(pack, model, case, controlled):
     inputs = dict(model=model, content=case.content, style=case.style, steps=3, schedule="ddim")
-    controlled, plain = (pack.StyleIDSampler(positive=given, **inputs)[0]["samples"] for given in (positive, case.positive))
-    assert controlled.isfinite().all() and not torch.allclose(controlled, plain)
+    result, plain = (pack.StyleIDSampler(positive=given, **inputs)[0]["samples"] for given in (controlled, case.positive))
+    assert result.isfinite().all() and not torch.allclose(result, plain)
 
 
 def test_token_merging_gets_the_mixed_query_and_leaves_the_style_whole(pack, pack_module, model, case, inverted, sample_custom):

@@ -23,14 +23,13 @@ class SD20V(comfy.supported_models.SD20):
         return ModelType.V_PREDICTION
 
 
-SD1_BLOCKS = [(number, 0) for number in range(6, 12)]
-SDXL_BLOCKS = [(number, index) for number in range(6) for index in range(3 if number < 3 else 2)]
-
 class FP8(comfy.supported_models.SD15):
     """Weights in fp8, cast to bf16 in every layer."""
     manual_cast_dtype = torch.bfloat16
 
 
+SD1_BLOCKS = [(number, 0) for number in range(6, 12)]
+SDXL_BLOCKS = [(number, index) for number in range(6) for index in range(3 if number < 3 else 2)]
 LIMITS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.float8_e4m3fn: 5e-2}
 
 FAMILIES = {
