@@ -1,4 +1,4 @@
-"""Try, test and look at the pack on a private ComfyUI: python dev.py demo | test | serve. Standard library only."""
+"""Try, test and look at the pack on a private ComfyUI: python dev.py demo | test | serve | figures | train. Standard library only."""
 
 import argparse
 import os
@@ -31,15 +31,26 @@ def demo(options) -> int:
         arguments = ["--url", server.url, "--input", BASE / "input", "--content", options.content, "--style", options.style]
         if options.checkpoint:
             arguments += ["--checkpoint", options.checkpoint.name]
-        return subprocess.call([str(part) for part in (host.python, "-m", "demo.run", *arguments)], cwd=ROOT)
+        return module(host, "demo.run", *(str(part) for part in arguments))
+
+
+def module(host: Host, name: str, *arguments: str) -> int:
+    """Exit status of `python -m name` in the environment of `host`."""
+    return subprocess.call([str(host.python), "-m", name, *arguments], cwd=ROOT, env=os.environ | {"COMFYUI_PATH": str(host.comfyui)})
 
 
 def test(options) -> int:
     host = host_of(options)
-    lint = subprocess.call([str(host.python), "-m", "ruff", "check", "."], cwd=ROOT)
-    tests = subprocess.call([str(host.python), "-m", "pytest", *options.pytest], cwd=ROOT,
-                            env=os.environ | {"COMFYUI_PATH": str(host.comfyui)})
-    return lint or tests
+    lint = module(host, "ruff", "check", ".")
+    return module(host, "pytest", *options.rest) or lint
+
+
+def figures(options) -> int:
+    return module(host_of(options), "demo.figures")
+
+
+def train(options) -> int:
+    return module(host_of(options), "training", *options.rest)
 
 
 def look(options) -> int:
@@ -55,7 +66,7 @@ def look(options) -> int:
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description="ComfyUI-StyleID on a private ComfyUI.")
-    commands = parser.add_subparsers(required=True, metavar="demo | test | serve")
+    commands = parser.add_subparsers(required=True, metavar="demo | test | serve | figures | train")
     host = argparse.ArgumentParser(add_help=False)
     which = host.add_mutually_exclusive_group()
     which.add_argument("--comfyui", metavar="PATH", help="a ComfyUI folder of your own (default: COMFYUI_PATH, or a downloaded one)")
@@ -72,11 +83,14 @@ def parse_arguments():
     command.set_defaults(command=test)
     command = commands.add_parser("serve", parents=[host, server], help="the same ComfyUI with its web page")
     command.set_defaults(command=look)
+    command = commands.add_parser("figures", parents=[host], help="draw the pictures of the README from the built-in model")
+    command.set_defaults(command=figures)
+    command = commands.add_parser("train", parents=[host], help="train the built-in model: --images DIR, and what python -m training knows")
+    command.set_defaults(command=train)
 
-    options, options_for_pytest = parser.parse_known_args()
-    if options_for_pytest and options.command is not test:
-        parser.error(f"unknown arguments: {' '.join(options_for_pytest)}")
-    options.pytest = options_for_pytest
+    options, options.rest = parser.parse_known_args()
+    if options.rest and options.command not in (test, train):
+        parser.error(f"unknown arguments: {' '.join(options.rest)}")
     return options
 
 

@@ -1,45 +1,89 @@
-"""Draw the demo's style picture: brush strokes along a swirling field. python -m demo.draw_style demo/images/style.jpg"""
+"""Draw the style pictures of the demo and the tests: brush strokes along a field. python -m demo.draw_style swirls swirls.jpg"""
 
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy
 from PIL import Image, ImageDraw
 
-SIZE, OVERSAMPLING, STROKES, STEPS = 512, 2, 9000, 14
+SIZE, OVERSAMPLING = 512, 2
 SWIRLS = numpy.array([[0.30, 0.30, 1.0], [0.72, 0.22, -1.0], [0.62, 0.70, 1.0], [0.15, 0.80, -0.7]])  # x, y, turn
-SKY = numpy.array([[18, 32, 92], [26, 62, 140], [44, 102, 176], [92, 150, 200], [178, 206, 214]])
-LIGHTS = numpy.array([[250, 214, 92], [242, 178, 48], [255, 240, 178]])
 
 
-def direction(x: numpy.ndarray) -> numpy.ndarray:
-    """Unit vectors (N, 2) of the field at points (N, 2) in [0, 1]^2: a drift to the right, turned around each swirl."""
+def swirling(x: numpy.ndarray) -> numpy.ndarray:
+    """A drift to the right, turned around each swirl."""
     flow = numpy.tile([0.55, 0.12], (len(x), 1))
     for cx, cy, turn in SWIRLS:
         d = x - (cx, cy)
         weight = turn * numpy.exp(-(d ** 2).sum(1, keepdims=True) / 0.03) * 9
         flow += weight * numpy.stack([-d[:, 1], d[:, 0]], 1) / 0.6
-    return flow / numpy.linalg.norm(flow, axis=1, keepdims=True)
+    return flow
 
 
-def draw(seed: int = 7) -> Image.Image:
+def straight(degrees: float) -> Callable[[numpy.ndarray], numpy.ndarray]:
+    angle = numpy.radians(degrees)
+    return lambda x: numpy.tile([numpy.cos(angle), numpy.sin(angle)], (len(x), 1))
+
+
+def wavy(x: numpy.ndarray) -> numpy.ndarray:
+    return numpy.stack([numpy.ones(len(x)), numpy.cos(x[:, 0] * 25 + x[:, 1] * 9)], 1)
+
+
+class Style(NamedTuple):
+    """Strokes along `field` (points (N, 2) in [0, 1]^2 to directions), their width in pixels, their length as a share of the
+    picture, and colours for the ground, by distance from the swirls' centres, and for what is near a centre."""
+    field: Callable[[numpy.ndarray], numpy.ndarray]
+    ground: list[tuple[int, int, int]]
+    lights: list[tuple[int, int, int]]
+    strokes: int
+    length: float
+    width: tuple[int, int]
+    jitter: float = 12
+
+
+STYLES = {
+    "swirls": Style(swirling, [(18, 32, 92), (26, 62, 140), (44, 102, 176), (92, 150, 200), (178, 206, 214)],
+                    [(250, 214, 92), (242, 178, 48), (255, 240, 178)], 9000, 0.056, (2, 5)),
+    "dots": Style(straight(0), [(222, 196, 120), (198, 170, 90), (122, 150, 70), (84, 120, 96), (236, 220, 170)],
+                  [(214, 92, 48), (240, 130, 60), (160, 50, 40)], 26000, 0.002, (4, 7), 22),
+    "hatching": Style(straight(-50), [(238, 230, 212), (246, 240, 226), (40, 34, 30), (226, 214, 190), (58, 50, 44)],
+                      [(24, 20, 18), (36, 30, 26), (70, 60, 52)], 9000, 0.05, (1, 3), 6),
+    "waves": Style(wavy, [(10, 54, 66), (20, 98, 104), (70, 150, 140), (150, 200, 176), (226, 236, 210)],
+                   [(240, 246, 230), (200, 226, 206), (252, 252, 240)], 8000, 0.08, (3, 6)),
+    "embers": Style(straight(80), [(40, 8, 16), (98, 16, 24), (160, 36, 28), (206, 78, 34), (70, 12, 40)],
+                    [(250, 190, 70), (246, 150, 50), (255, 226, 140)], 6000, 0.09, (5, 10), 16),
+    "ink": Style(swirling, [(226, 224, 216), (206, 204, 196), (186, 184, 178), (150, 150, 146), (214, 212, 206)],
+                 [(30, 32, 34), (54, 56, 58), (86, 88, 88)], 5000, 0.1, (4, 12), 8),
+}
+STEPS = 14
+
+
+def draw(style: Style, seed: int = 7) -> Image.Image:
     rng = numpy.random.default_rng(seed)
     side = SIZE * OVERSAMPLING
-    image = Image.new("RGB", (side, side), tuple(int(c) for c in SKY[1]))
+    ground, lights = numpy.array(style.ground), numpy.array(style.lights)
+    image = Image.new("RGB", (side, side), style.ground[1])
     canvas = ImageDraw.Draw(image)
-    points = rng.random((STROKES, 2))
+    points = rng.random((style.strokes, 2))
     paths = [points]
     for _ in range(STEPS):
-        paths.append(paths[-1] + direction(paths[-1]) * 0.004)
+        flow = style.field(paths[-1])
+        paths.append(paths[-1] + flow / numpy.linalg.norm(flow, axis=1, keepdims=True) * style.length / STEPS)
     paths = numpy.stack(paths, 1)
     distance = numpy.sqrt(((points[:, None] - SWIRLS[None, :, :2]) ** 2).sum(-1)).min(1)
-    shade = numpy.clip((0.34 - distance) * 9 + rng.normal(0, 0.8, STROKES), 0, len(SKY) - 1).astype(int)
-    bright = distance + rng.normal(0, 0.02, STROKES) < 0.065
-    for path, s, lit, jitter in zip(paths, shade, bright, rng.normal(0, 12, (STROKES, 3))):
-        base = LIGHTS[rng.integers(len(LIGHTS))] if lit else SKY[s]
+    shade = numpy.clip((0.34 - distance) * 9 + rng.normal(0, 0.8, style.strokes), 0, len(ground) - 1).astype(int)
+    bright = distance + rng.normal(0, 0.02, style.strokes) < 0.065
+    for path, s, lit, jitter in zip(paths, shade, bright, rng.normal(0, style.jitter, (style.strokes, 3))):
+        base = lights[rng.integers(len(lights))] if lit else ground[s]
         color = tuple(int(c) for c in numpy.clip(base + jitter, 0, 255))
-        canvas.line([tuple(p) for p in path * side], fill=color, width=int(rng.integers(4, 10)), joint="curve")
+        width = OVERSAMPLING * int(rng.integers(*style.width))
+        canvas.line([tuple(p) for p in path * side], fill=color, width=width, joint="curve")
+        if style.length < 0.01:
+            x, y = path[0] * side
+            canvas.ellipse([x - width, y - width, x + width, y + width], fill=color)
     return image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
 
 
 if __name__ == "__main__":
-    draw().save(sys.argv[1], quality=90)
+    draw(STYLES[sys.argv[1]]).save(sys.argv[2], quality=90)

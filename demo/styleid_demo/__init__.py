@@ -4,7 +4,8 @@ from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
 from .autoencoder import load_autoencoder
-from .unet import empty_conditioning, load_unet
+from .seeded import load_controlnet, load_sdxl, sdxl_conditioning
+from .unet import PROMPTS, conditioning, load_trained_unet
 
 
 class StyleIDDemoModel(io.ComfyNode):
@@ -14,20 +15,55 @@ class StyleIDDemoModel(io.ComfyNode):
             node_id="StyleIDDemoModel",
             display_name="StyleID Demo Model",
             category="styleid/demo",
-            description="A small model in the shape of SD 1.x, with seeded weights and not trained: it shows that the graph runs.",
+            description="A miniature Stable Diffusion in the layout of SD 1.x, trained on a thousand pictures.",
+            inputs=[io.Combo.Input("prompt", options=list(PROMPTS), default=PROMPTS[0], optional=True,
+                                   tooltip="What the conditioning asks for; the model knows these kinds of picture.")],
+            outputs=[io.Model.Output(), io.Conditioning.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, prompt=PROMPTS[0]) -> io.NodeOutput:
+        return io.NodeOutput(load_trained_unet(), conditioning(prompt), load_autoencoder())
+
+
+class StyleIDDemoSDXL(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="StyleIDDemoSDXL",
+            display_name="StyleID Demo SDXL",
+            category="styleid/demo",
+            description="A small model in the layout of SDXL with seeded weights, not trained: it shows that a graph runs.",
             inputs=[],
             outputs=[io.Model.Output(), io.Conditioning.Output(), io.Vae.Output()],
         )
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(load_unet(output_gain=0.03), empty_conditioning(), load_autoencoder())
+        return io.NodeOutput(load_sdxl(), sdxl_conditioning(), load_autoencoder())
+
+
+class StyleIDDemoControlNet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="StyleIDDemoControlNet",
+            display_name="StyleID Demo ControlNet",
+            category="styleid/demo",
+            description="A small ControlNet for the demo model with seeded weights, not trained: it shows that a graph runs.",
+            inputs=[],
+            outputs=[io.ControlNet.Output()],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(load_controlnet())
 
 
 class DemoExtension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [StyleIDDemoModel]
+        return [StyleIDDemoModel, StyleIDDemoSDXL, StyleIDDemoControlNet]
 
 
 async def comfy_entrypoint() -> DemoExtension:

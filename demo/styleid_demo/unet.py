@@ -1,22 +1,28 @@
-"""A UNet of 8.5 million parameters in the layout of SD 1.x, with weights that any language can draw from a seed.
+"""UNets of 8.5 million parameters in the layout of SD 1.x: the demo's trained one, and seeded ones.
 
-Every tensor is drawn by its name, so that the golden values in tests/golden belong to exactly these weights.
+A seeded UNet draws every tensor by its name, so that any language can make it: the golden values in tests/golden belong
+to exactly these weights.
 """
 
 import math
 import zlib
+from pathlib import Path
 
 import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
+import comfy.utils
 import numpy
 import torch
 
+WEIGHTS = Path(__file__).parent / "weights"
 CONTEXT_DIM = 32
 UNET = dict(image_size=32, in_channels=4, out_channels=4, model_channels=32, num_res_blocks=[2, 2, 2, 2], channel_mult=[1, 2, 4, 4],
             num_heads=8, num_head_channels=-1, use_spatial_transformer=True, use_linear_in_transformer=False, context_dim=CONTEXT_DIM,
             transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0], transformer_depth_output=[1] * 9 + [0] * 3, transformer_depth_middle=1,
             adm_in_channels=None, legacy=False, dtype=torch.float32)
+TRAINED_UNET = UNET | dict(num_heads=-1, num_head_channels=16)  # 8 heads of 4 channels would blur the attention, and be slow
+PROMPTS = ("empty prompt", "photograph", "western painting", "chinese painting")
 
 
 def seeded_tensor(name: str, shape: tuple[int, ...], weight_seed: int, output_gain: float) -> torch.Tensor:
@@ -37,21 +43,34 @@ def gain(name: str, output_gain: float) -> float:
     return 0.5 if "proj_out" in name or "out_layers.3" in name else 1.0
 
 
-def load_unet(weight_seed: int = 0, output_gain: float = 0.3, unet_config: dict = UNET, family=comfy.supported_models.SD15):
-    """A MODEL with seeded weights, built by ComfyUI as a checkpoint of `family`.
-
-    `output_gain` scales the predicted noise, 0.3 in the golden values.
-    """
+def new_unet(unet_config: dict, family) -> comfy.model_patcher.ModelPatcher:
+    """A MODEL whose weights are still to be set, built by ComfyUI as a checkpoint of `family`."""
     config = family(dict(unet_config))
     config.unet_config = dict(unet_config)
     device, offload_device = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-    model = config.get_model({}, device=offload_device)
-    model.diffusion_model.load_state_dict({
-        name: seeded_tensor(name, tuple(tensor.shape), weight_seed, output_gain)
-        for name, tensor in model.diffusion_model.state_dict().items()})
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload_device)
+    return comfy.model_patcher.ModelPatcher(config.get_model({}, device=offload_device), load_device=device, offload_device=offload_device)
 
 
-def empty_conditioning() -> list:
-    """CONDITIONING (1, 77, context): what stands for the empty prompt of this model."""
-    return [[seeded_tensor("empty prompt", (1, 77, CONTEXT_DIM), 0, 1.0), {}]]
+def load_unet(weight_seed: int = 0, output_gain: float = 0.3, unet_config: dict = UNET, family=comfy.supported_models.SD15):
+    """A MODEL with seeded weights. `output_gain` scales the predicted noise, 0.3 in the golden values."""
+    patcher = new_unet(unet_config, family)
+    unet = patcher.model.diffusion_model
+    unet.load_state_dict({name: seeded_tensor(name, tuple(tensor.shape), weight_seed, output_gain)
+                          for name, tensor in unet.state_dict().items()})
+    return patcher
+
+
+def load_trained_unet() -> comfy.model_patcher.ModelPatcher:
+    patcher = new_unet(TRAINED_UNET, comfy.supported_models.SD15)
+    patcher.model.diffusion_model.load_state_dict(comfy.utils.load_torch_file(str(WEIGHTS / "unet.safetensors")))
+    return patcher
+
+
+def prompt_token(prompt: str) -> torch.Tensor:
+    """The one token (1, 1, context) by which the trained UNet knows a prompt, one of PROMPTS."""
+    return seeded_tensor(f"prompt: {prompt}", (1, 1, CONTEXT_DIM), 0, 1.0) * math.sqrt(CONTEXT_DIM)
+
+
+def conditioning(prompt: str = PROMPTS[0]) -> list:
+    """CONDITIONING of a prompt, one of PROMPTS."""
+    return [[prompt_token(prompt), {}]]

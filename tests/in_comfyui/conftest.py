@@ -1,30 +1,24 @@
 """A real ComfyUI in this process, the pack loaded by ComfyUI's own loader, and the UNet of the golden values."""
 
-import asyncio
 import functools
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import safe_open
 
-from tools.host import running_host
-
-sys.path.insert(0, str(running_host().comfyui))
-
-from comfy.cli_args import args
+from tools.in_process import args
 
 args.cpu = True
-args.use_pytorch_cross_attention = True
 
+# isort: split
 from comfy.samplers import sampler_object
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 
-import nodes
 from demo.styleid_demo.unet import load_unet
+from tools.pack import load_pack
 
 ROOT = Path(__file__).resolve().parents[2]
 SCALE_FACTOR = 0.18215  # of SD 1.x latents
@@ -53,13 +47,7 @@ def inference_mode():
 @pytest.fixture(scope="session")
 def pack():
     """pack.StyleIDSampler(...) and the other nodes, called as ComfyUI does; each gives the tuple of its outputs."""
-    assert asyncio.run(nodes.load_custom_node(str(ROOT)))
-
-    def node(name):
-        return lambda **inputs: nodes.NODE_CLASS_MAPPINGS[name].execute(**inputs).result
-
-    names = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler"]
-    return SimpleNamespace(**{name: node(name) for name in names})
+    return load_pack()
 
 
 @pytest.fixture(scope="session")

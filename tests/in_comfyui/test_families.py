@@ -5,22 +5,25 @@ import pytest
 import torch
 from comfy.model_base import ModelType
 
+from demo.styleid_demo.seeded import LINEAR, SDXL
 from demo.styleid_demo.unet import CONTEXT_DIM, UNET, load_unet
 
 STEPS = 5
 SETTINGS = dict(gamma=0.6, temperature=1.3)
-
-LINEAR = UNET | dict(num_heads=-1, num_head_channels=8, use_linear_in_transformer=True)
-SDXL = LINEAR | dict(num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4], transformer_depth=[0, 0, 2, 2, 3, 3],
-                     transformer_depth_output=[0, 0, 0, 2, 2, 2, 3, 3, 3], transformer_depth_middle=3,
-                     num_classes="sequential", adm_in_channels=2816)
-
 
 class SD20V(comfy.supported_models.SD20):
     """An SD 2.x checkpoint with v-prediction, which ComfyUI otherwise tells by trained weights."""
 
     def model_type(self, state_dict, prefix=""):
         return ModelType.V_PREDICTION
+
+
+class Playground(comfy.supported_models.SDXL):
+    """Playground 2.5: the layout of SDXL trained as EDM."""
+    sampling_settings = {}
+
+    def model_type(self, state_dict, prefix=""):
+        return super().model_type({"edm_mean": None, "edm_std": None})
 
 
 class FP8(comfy.supported_models.SD15):
@@ -38,6 +41,7 @@ FAMILIES = {
     "sd2": (comfy.supported_models.SD20, LINEAR, "auto", SD1_BLOCKS),
     "sd2_v": (SD20V, LINEAR, "6-11", SD1_BLOCKS),
     "sdxl": (comfy.supported_models.SDXL, SDXL, "auto", SDXL_BLOCKS),
+    "sdxl_edm": (Playground, SDXL, "auto", SDXL_BLOCKS),
     "fp16": (comfy.supported_models.SD15, UNET | dict(dtype=torch.float16), "6-11", SD1_BLOCKS),
     "bf16": (comfy.supported_models.SD15, UNET | dict(dtype=torch.bfloat16), "6-11", SD1_BLOCKS),
     "fp8": (FP8, UNET | dict(dtype=torch.float8_e4m3fn), "6-11", SD1_BLOCKS),

@@ -1,0 +1,139 @@
+"""What the demo's trained model can do, on pictures it never saw: tests/pictures, or the folder that STYLEID_PICTURES names.
+
+Such a folder has the sub-folders content and style; all of its contents are paired with all of its styles.
+"""
+
+import os
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+
+from demo.draw_style import STYLES, draw
+from demo.measures import colour_distance, psnr, structure_distance, texture_distance
+from demo.transfer import Transfer
+
+PICTURES = Path(__file__).resolve().parents[1] / "pictures"
+OWN = os.environ.get("STYLEID_PICTURES")
+SIDE = 128  # of pictures that are transferred: 36 pairs in six variants are 10,000 model calls
+GAMMAS = (0.0, 0.3, 0.75, 1.0)
+
+
+def as_image(picture: Image.Image, side: int = SIDE) -> torch.Tensor:
+    """IMAGE (1, side, side, 3): the middle square."""
+    room = [(length - min(picture.size)) // 2 for length in picture.size]
+    square = picture.convert("RGB").crop((*room, room[0] + min(picture.size), room[1] + min(picture.size)))
+    return torch.from_numpy(numpy.array(square.resize((side, side), Image.Resampling.LANCZOS)))[None].float() / 255
+
+
+def opened(folder: Path, side: int = SIDE) -> torch.Tensor:
+    return torch.cat([as_image(Image.open(path), side) for path in sorted(folder.iterdir()) if path.suffix in (".jpg", ".png")])
+
+
+CONTENTS = Path(OWN) / "content" if OWN else PICTURES
+
+
+@pytest.fixture(scope="module")
+def contents():
+    return opened(CONTENTS)
+
+
+@pytest.fixture(scope="module")
+def styles():
+    return opened(Path(OWN) / "style") if OWN else torch.cat([as_image(draw(style)) for style in STYLES.values()])
+
+
+@pytest.fixture(scope="module")
+def transfer(pack):
+    return Transfer(pack)
+
+
+def chw(images: torch.Tensor) -> torch.Tensor:
+    return images.movedim(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def results(transfer, contents, styles):
+    """results(**options): (decoded (S, B, 3, H, W), latents (S, B, 4, h, w)) of every content in every style; each is run once."""
+    with torch.inference_mode():
+        content, inverted = transfer.invert(contents), [transfer.invert(style[None]) for style in styles]
+    known = {}
+
+    def run(**options):
+        key = tuple(sorted(options.items()))
+        if key not in known:
+            latents = [transfer.stylise(content, style, **options) for style in inverted]
+            known[key] = torch.stack([chw(transfer.decode(z)) for z in latents]), torch.stack([z["samples"] for z in latents])
+        return known[key]
+
+    return run
+
+
+def test_the_autoencoder_restores_pictures(transfer, measured):
+    pictures = opened(CONTENTS, 256)
+    restored = transfer.decode(transfer.encode(pictures))
+    measured("autoencoder at 256 pixels: mean PSNR, dB", psnr(chw(restored), chw(pictures)).mean().item(), at_least=23.5)
+
+
+def test_inversion_and_sampling_give_the_content_back(pack, contents, measured):
+    transfer = Transfer(pack, schedule="ddim")
+    noise, _, sigmas = transfer.invert(contents)
+    back = chw(transfer.decode(transfer.sample(noise, sigmas)))
+    original = chw(transfer.decode(transfer.encode(contents)))
+    measured("round trip, ddim, 50 steps: mean PSNR to the decoded original, dB", psnr(back, original).mean().item(), at_least=22)
+
+
+def moved(distance, before: torch.Tensor, after: torch.Tensor, styles: torch.Tensor) -> float:
+    """Mean over contents and styles of the share of the distance to the style that is left; before (B, ...), after (S, B, ...)."""
+    left = [distance(x, style.expand_as(x)) / distance(before, style.expand_as(before)) for x, style in zip(after, styles)]
+    return torch.stack(left).mean().item()
+
+
+def test_colours_move_to_the_style(transfer, results, contents, styles, measured):
+    spaces = (("pixels", 0, chw(contents), chw(styles)),
+              ("latents", 1, transfer.encode(contents)["samples"], transfer.encode(styles)["samples"]))
+    for name, i, before, target in spaces:
+        left = moved(colour_distance, before, results()[i], target)
+        measured(f"distance of means and deviations to the style that is left, {name}", left, at_most=0.5)
+        measured(f"the same without AdaIN, {name}", moved(colour_distance, before, results(adain=0.0)[i], target), at_least=left)
+
+
+@pytest.mark.xfail(reason="the autoencoder blurs the strokes that would have to be moved", strict=True)
+def test_injection_moves_the_texture(results, contents, styles, measured):
+    left = {inject: moved(texture_distance, chw(contents), results(inject=inject)[0], chw(styles)) for inject in (True, False)}
+    measured("texture distance to the style that is left", left[True], at_most=min(0.95, 0.95 * left[False]))
+    measured("the same without injection", left[False], at_least=0.95)
+
+
+def test_gamma_keeps_the_structure(results, contents, measured):
+    distances = []
+    for gamma in GAMMAS:
+        pictures = results(**({} if gamma == 0.75 else {"gamma": gamma}))[0]
+        distances.append(torch.stack([structure_distance(x, chw(contents)) for x in pictures]).mean().item())
+        measured(f"structure distance to the content at gamma {gamma:g}", distances[-1],
+                 at_most=distances[-2] if len(distances) > 1 else float("inf"))
+
+
+@pytest.fixture(scope="module")
+def deviations(transfer, contents, styles):
+    """Mean standard deviation of attention logits: (with own keys, with the style's at temperature 1, at 1.5)."""
+    with torch.inference_mode():
+        content, style = transfer.invert(contents[:1]), transfer.invert(styles[:1])
+        seen = [transfer.logit_deviations(content, style, **options).values()
+                for options in ({"inject": False}, {"temperature": 1.0}, {"temperature": 1.5})]
+    return [sum(values) / len(values) for values in seen]
+
+
+def test_foreign_keys_flatten_the_attention_and_temperature_sharpens_it(deviations, measured):
+    own, foreign, sharpened = deviations
+    measured("deviation of attention logits, own keys", own)
+    measured("with the style's keys, temperature 1", foreign, at_most=own)
+    measured("with the style's keys, temperature 1.5", sharpened, at_least=foreign)
+
+
+@pytest.mark.xfail(reason="foreign keys take only a tenth of the deviation here, so 1.5 goes past the original value", strict=True)
+def test_temperature_restores_the_deviation(deviations):
+    own, foreign, sharpened = deviations
+    assert abs(sharpened - own) < own - foreign

@@ -1,0 +1,20 @@
+"""The pack, loaded by ComfyUI's own loader in this process. Import tools.in_process first."""
+
+import asyncio
+from types import SimpleNamespace
+
+import nodes
+
+from .host import ROOT
+
+NODES = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler"]
+
+
+def load_pack() -> SimpleNamespace:
+    """pack.StyleIDSampler(...) and the other nodes, called as ComfyUI does; each gives the tuple of its outputs."""
+    assert asyncio.run(nodes.load_custom_node(str(ROOT)))
+
+    def node(name):
+        return lambda **inputs: nodes.NODE_CLASS_MAPPINGS[name].execute(**inputs).result
+
+    return SimpleNamespace(**{name: node(name) for name in NODES})

@@ -1,0 +1,68 @@
+"""An autoencoder in TAESD's layout, trained for squared error."""
+
+from pathlib import Path
+
+import torch
+from comfy.taesd.taesd import Block, Decoder, Encoder
+
+from .loop import Task
+from .pictures import centre_crop, load_pictures, random_crops, to_float
+
+CROP = 128
+BATCH = 4
+SHORT_SIDES = (192, 256, 384)
+LATENT_STD = 0.8  # well inside the tanh that bounds the decoder's input
+LATENT_NOISE = 0.05  # the decoder must bear what a sampler leaves over
+LATENT_WEIGHT = 0.01
+
+
+def new_autoencoder(seed: int) -> torch.nn.Sequential:
+    torch.manual_seed(seed)
+    network = torch.nn.Sequential(Encoder(), Decoder())
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+        else:
+            torch.nn.init.zeros_(parameter)
+    for block in network.modules():
+        if isinstance(block, Block):
+            block.conv[-1].weight.data *= 0.1
+    return network.to(memory_format=torch.channels_last)
+
+
+def autoencoder_task(training: list[Path], held_back: list[Path], seed: int, device: torch.device) -> Task:
+    pictures = load_pictures(training, SHORT_SIDES)
+    test = torch.stack([centre_crop(picture, 256) for picture in load_pictures(held_back, (256,))])
+
+    def loss(network, generator):
+        crops, _ = random_crops(pictures, BATCH, CROP, generator)
+        if torch.rand(1, generator=generator) < 0.5:
+            crops = crops.flip(-1)
+        x = to_float(crops.to(device)).contiguous(memory_format=torch.channels_last)
+        noise = torch.randn(BATCH, 4, CROP // 8, CROP // 8, generator=generator).to(device)
+        encoder, decoder = network
+        with torch.autocast(device.type, torch.bfloat16):
+            z = encoder(x)
+            restored = decoder(z + LATENT_NOISE * noise)
+        z = z.float()
+        spread = z.mean((0, 2, 3)).square() + (z.std((0, 2, 3)) - LATENT_STD).square()
+        return (restored.float() - x).square().mean() + LATENT_WEIGHT * spread.mean()
+
+    def validate(network):
+        encoder, decoder = network
+        with torch.autocast(device.type, torch.bfloat16):
+            values = [psnr(decoder(encoder(x)).float().clamp(0, 1), x) for x in to_float(test).to(device).split(1)]
+        return torch.stack(values).mean().item()
+
+    return Task("autoencoder", new_autoencoder(seed), loss, validate)
+
+
+def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Peak signal-to-noise ratio in dB of two tensors in 0..1."""
+    return -10 * torch.log10((a - b).square().mean())
+
+
+def encode_all(encoder: torch.nn.Module, pictures: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """Latents (4, H / 8, W / 8) of uint8 pictures, in the scale the UNet sees."""
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        return [encoder(to_float(x[None].to(device)).contiguous(memory_format=torch.channels_last))[0].float().cpu() for x in pictures]

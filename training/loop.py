@@ -1,0 +1,80 @@
+"""One training loop for both networks: AdamW, an exponential moving average, a log, and a checkpoint to go on from."""
+
+import csv
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from tqdm import tqdm
+
+WARM_UP = 200
+COOL_DOWN = 0.25  # of all steps; the rate is constant before, so that a run can go on with more steps than first planned
+AVERAGE_DECAY = 0.999
+
+
+class Task(NamedTuple):
+    """What to train: `loss(network, generator)` of one random batch, and `validate(network)` of what is held back."""
+    name: str
+    network: torch.nn.Module
+    loss: Callable[[torch.nn.Module, torch.Generator], torch.Tensor]
+    validate: Callable[[torch.nn.Module], float]
+
+
+def rate_factor(step: int, steps: int) -> float:
+    return min(1.0, (step + 1) / WARM_UP, (steps - step) / (COOL_DOWN * steps))
+
+
+def train(task: Task, folder: Path, steps: int, learning_rate: float, seed: int, device: torch.device, every: int = 500) -> torch.nn.Module:
+    """The averaged network after `steps` optimiser steps.
+
+    Every `every` steps it writes `<name>.pt` in `folder`, from which the next call with the same arguments goes on, and
+    `<name>.csv` with the mean training loss since the last line and the averaged network's value on what is held back.
+    """
+    checkpoint = folder / f"{task.name}.pt"
+    network = task.network.to(device).requires_grad_(True)
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
+    optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
+    first, rows, seconds = 0, [], 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device)
+        for part, name in ((network, "network"), (average, "average"), (optimizer, "optimizer")):
+            part.load_state_dict(state[name])
+        first, rows, seconds = state["step"], state["rows"], state["seconds"]
+
+    losses, started = [], time.time() - seconds
+    for step in tqdm(range(first, steps), task.name, initial=first, total=steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * rate_factor(step, steps)
+        loss = task.loss(network, torch.Generator().manual_seed(seed * 1_000_003 + step))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update_parameters(network)
+        losses.append(loss.detach())
+        if (step + 1) % every == 0 or step + 1 == steps:
+            with torch.inference_mode():
+                validation = task.validate(average.module)
+            rows.append({"step": step + 1, "seconds": round(time.time() - started), "loss": torch.stack(losses).mean().item(),
+                         "held_back": validation})
+            losses = []
+            save(checkpoint, network=network.state_dict(), average=average.state_dict(), optimizer=optimizer.state_dict(),
+                 step=step + 1, rows=rows, seconds=time.time() - started)
+            write_log(folder / f"{task.name}.csv", rows)
+    return average.module.requires_grad_(False)
+
+
+def save(path: Path, **state):
+    """Never leaves half a checkpoint behind."""
+    torch.save(state, path.with_suffix(".part"))
+    path.with_suffix(".part").replace(path)
+
+
+def write_log(path: Path, rows: list[dict]):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
