@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..styleid_core.adain import adain
-from .sampling import image_latents
+from .sampling import image_latents, warn_of_mask
 
 
 class LatentAdaIN(io.ComfyNode):
@@ -27,6 +27,7 @@ class LatentAdaIN(io.ComfyNode):
 
     @classmethod
     def execute(cls, content, style, strength=1.0) -> io.NodeOutput:
+        warn_of_mask(style, "style")
         return io.NodeOutput(content | {"samples": adain(*image_latents(content, style), strength)})
 
 

@@ -3,12 +3,14 @@
 from comfy_api.latest import io
 
 from .inversion import FeaturesType
-from .patcher import inject_style
+from .patcher import INJECT_INTO, inject_style
 
 GAMMA_TOOLTIP = ("Query preservation: how much of the content's own queries is kept. Higher holds the content's shapes, "
                  "lower follows the style. The paper uses 0.75; 0.3 to 0.6 for a strong style.")
 TEMPERATURE_TOOLTIP = ("Attention temperature: a factor on the attention logits, which foreign keys make too flat. "
                        "The paper uses 1.5; 1 is off (blurred), higher is sharper.")
+INJECT_INTO_TOOLTIP = ("With cfg above 1: inject into the calls with the positive prompt (cond), with the negative (uncond), or both. "
+                       "With cond alone, guidance also pushes from the model's own drawing to the style's.")
 
 
 class InjectStyleKV(io.ComfyNode):
@@ -27,13 +29,15 @@ class InjectStyleKV(io.ComfyNode):
                 FeaturesType.Input("style_features", tooltip="From DDIM Invert of the style, of any size: gives keys and values."),
                 io.Float.Input("gamma", default=0.75, min=0.0, max=1.0, step=0.01, tooltip=GAMMA_TOOLTIP),
                 io.Float.Input("temperature", default=1.5, min=0.0, max=10.0, step=0.05, tooltip=TEMPERATURE_TOOLTIP),
+                io.Combo.Input("inject_into", options=list(INJECT_INTO), default="both", optional=True, advanced=True,
+                               tooltip=INJECT_INTO_TOOLTIP),
             ],
             outputs=[io.Model.Output(tooltip="For SamplerCustom or KSampler (Advanced) with noise off, on the noise of DDIM Invert.")],
         )
 
     @classmethod
-    def execute(cls, model, content_features, style_features, gamma=0.75, temperature=1.5) -> io.NodeOutput:
-        return io.NodeOutput(inject_style(model, content_features, style_features, gamma, temperature))
+    def execute(cls, model, content_features, style_features, gamma=0.75, temperature=1.5, inject_into="both") -> io.NodeOutput:
+        return io.NodeOutput(inject_style(model, content_features, style_features, gamma, temperature, inject_into))
 
 
 NODES = [InjectStyleKV]

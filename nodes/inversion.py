@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from .patcher import request_capture
-from .sampling import SCHEDULES, check_channels, image_latent, invert, make_schedule, progress, warn_of_mask
+from .patcher import logger, request_capture
+from .sampling import SCHEDULES, check_channels, image_latent, invert, make_schedule, progress
 
 # Wire type of styleid_core.features.Features, which tells its shapes
 FeaturesType = io.Custom("STYLEID_FEATURES")
@@ -14,6 +14,8 @@ LAYERS_TOOLTIP = ("Decoder (output) blocks, as numbers and ranges: 6-11 (the pap
 POSITIVE_TOOLTIP = "Conditioning of every model call. The paper uses an empty prompt, without classifier-free guidance."
 SCHEDULE_TOOLTIP = ("official: the timesteps of the authors' code, for their results. ddim: invert along exactly the sigmas that are "
                     "sampled, down to 0, for the closest reconstruction. Others do the same along that scheduler of ComfyUI.")
+DENOISE_TOOLTIP = ("1 (the paper) inverts to pure noise. Lower stops on the way, as denoise of KSampler does: steps are then the last of "
+                   "steps / denoise, and the result stays closer to the content, with less of the style's colours.")
 
 
 class CaptureSelfAttention(io.ComfyNode):
@@ -49,11 +51,13 @@ class DDIMInvert(io.ComfyNode):
             search_aliases=["styleid", "inversion", "unsampler", "invert", "reverse ddim"],
             inputs=[
                 io.Model.Input("model", tooltip="From Capture Self-Attention to get features, or any model to get only the noise."),
-                io.Latent.Input("latent", tooltip="The encoded picture, of any size that the VAE takes; a batch is inverted together."),
+                io.Latent.Input("latent", tooltip="The encoded picture, of any size that the VAE takes; a batch is inverted together. "
+                                                 "Its mask, if it has one, limits what is stylised."),
                 io.Conditioning.Input("positive", tooltip=POSITIVE_TOOLTIP),
                 io.Int.Input("steps", default=50, min=1, max=1000,
                              tooltip="Model calls of the inversion. The paper uses 50. Use the same number for content and style."),
                 io.Combo.Input("schedule", options=SCHEDULES, default="official", tooltip=SCHEDULE_TOOLTIP),
+                io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01, optional=True, advanced=True, tooltip=DENOISE_TOOLTIP),
             ],
             outputs=[
                 io.Latent.Output(display_name="noise", tooltip="Sample from it with the sigmas and without added noise."),
@@ -63,15 +67,17 @@ class DDIMInvert(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, latent, positive, steps=50, schedule="official") -> io.NodeOutput:
+    def execute(cls, model, latent, positive, steps=50, schedule="official", denoise=1.0) -> io.NodeOutput:
         samples = image_latent(latent, "input")
-        warn_of_mask(latent, "input")
         check_channels(model, samples, "input")
-        plan = make_schedule(model, schedule, steps)
+        plan = make_schedule(model, schedule, steps, denoise)
         [callback] = progress(model, len(plan.evaluated))
         noise, features = invert(model, positive, samples, plan, callback)
-        # A mask of the picture would mean something else on the noise.
-        output = {key: value for key, value in latent.items() if key != "noise_mask"} | {"samples": noise}
+        output = latent | {"samples": noise}
+        if "noise_mask" in latent and not features.blocks:
+            # Only Inject Style K/V knows what is to be seen outside the mask; a bare sampler would show this noise there.
+            logger.warning("The mask of the latent is not used: without captured features nothing is injected.")
+            del output["noise_mask"]
         return io.NodeOutput(output, features, plan.sampling)
 
 

@@ -1,75 +1,25 @@
-"""All that this pack knows of ComfyUI's model patching: block addresses, patches, wrappers, transformer_options."""
+"""All that this pack knows of ComfyUI's model patching: patches, wrappers, transformer_options."""
 
 import logging
-from collections import Counter
 
 import comfy.model_management
+import comfy.sampler_helpers
 import torch
-from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, Upsample
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.samplers import KSAMPLER
 
 from ..styleid_core.attention import mix_query_input
-from ..styleid_core.blocks import Block, parse_layers
+from ..styleid_core.blocks import Block
 from ..styleid_core.features import Features, features_at, nearest_step, repeat_batch
+from .unet import check_unet, select_blocks, self_attention_blocks
 
 KEY = "styleid"
 CAPTURE = "styleid_capture"
 GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "disable_cfg1_optimization")
+INJECT_INTO = {"both": (0, 1), "cond": (0,), "uncond": (1,)}  # as ComfyUI numbers them in cond_or_uncond
 STOCHASTIC = ("ancestral", "sde", "ddpm", "seeds", "sa_solver")  # parts of the names of ComfyUI's samplers
 
 logger = logging.getLogger(KEY)
-
-
-def check_unet(model):
-    unet = model.model.diffusion_model
-    if not isinstance(unet, UNetModel):
-        raise ValueError("StyleID needs a UNet with self-attention in its decoder (SD 1.x, SD 2.x, SDXL), and this model is a "
-                         f"{type(unet).__name__}. Load a checkpoint of one of those families.")
-
-
-def self_attention_blocks(model) -> list[Block]:
-    """Every self-attention in the decoder of a MODEL; ValueError for a model that is not a UNet with `attn1`."""
-    check_unet(model)
-    return [("output", number, index)
-            for number, block in enumerate(model.model.diffusion_model.output_blocks)
-            for layer in block if isinstance(layer, SpatialTransformer)
-            for index in range(len(layer.transformer_blocks))]
-
-
-def finest_blocks(model, levels: int) -> set[int]:
-    """Numbers of the output blocks in the last `levels` resolutions of the decoder that have self-attention."""
-    level, level_of = 0, {}
-    for number, block in enumerate(model.model.diffusion_model.output_blocks):
-        level_of[number] = level
-        level += any(isinstance(layer, Upsample) for layer in block)
-    attended = {number for _, number, _ in self_attention_blocks(model)}
-    finest = sorted({level_of[number] for number in attended})[-levels:]
-    return {number for number in attended if level_of[number] in finest}
-
-
-def select_blocks(model, layers: str) -> list[Block]:
-    """The self-attentions of MODEL that `layers` names; ValueError for a part of it that names none.
-
-    "auto" is the paper's choice in terms of any layout: the two finest resolutions of the decoder that have self-attention,
-    which are blocks 6-11 in SD 1.x and SD 2.x, and 0-5 in SDXL.
-    """
-    available = self_attention_blocks(model)
-    if layers.strip() == "auto":
-        numbers = finest_blocks(model, levels=2)
-        return [block for block in available if block[1] in numbers]
-    items = parse_layers(layers)
-    transformers = Counter(number for _, number, _ in available)
-    for item in items:
-        for number in item.numbers:
-            if number not in transformers:
-                raise ValueError(f'layers "{layers}": output block {number} of this model has no self-attention. '
-                                 f'Choose from {", ".join(map(str, transformers))}, or write "auto".')
-            if item.indices and item.indices[-1] >= transformers[number]:
-                raise ValueError(f'layers "{layers}": the transformers in output block {number} of this model are numbered '
-                                 f"0 to {transformers[number] - 1}.")
-    return [block for block in available if any(block in item for item in items)]
 
 
 def block_address(extra_options: dict) -> Block:
@@ -115,8 +65,8 @@ class Recorder:
             self.steps[-1][block] = n.to(comfy.model_management.intermediate_device())
         return n, context, value
 
-    def features(self, size: tuple[int, int]) -> Features:
-        return Features(self.sigmas, self.blocks, [[step[block] for block in self.blocks] for step in self.steps], size)
+    def features(self, latent: torch.Tensor) -> Features:
+        return Features(self.sigmas, self.blocks, [[step[block] for block in self.blocks] for step in self.steps], latent)
 
 
 def record_requested(model) -> tuple:
@@ -136,27 +86,58 @@ def record_requested(model) -> tuple:
     return m, recorder
 
 
+def keep_outside(mask: torch.Tensor, result: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+    """`result` where a ComfyUI noise mask is 1, and `original` untouched where it is 0."""
+    return original.to(result).lerp(result, comfy.sampler_helpers.prepare_mask(mask, result.shape, result.device))
+
+
+def rows(value, chunk: int, chunks: int, batch: int):
+    """The part for one of the `chunks` in a batch of whatever the UNet is called with; what has no such batch stays whole."""
+    if isinstance(value, torch.Tensor):
+        return value.chunk(chunks)[chunk] if value.ndim and len(value) == batch else value
+    if isinstance(value, dict):
+        return {key: rows(item, chunk, chunks, batch) for key, item in value.items()}
+    return [rows(item, chunk, chunks, batch) for item in value] if isinstance(value, list) else value
+
+
 class Injection:
     """Owned by one sampling run: the features of the step at hand, and the tally of what was injected."""
 
-    def __init__(self, content: Features, style: Features, gamma: float, tau: float):
-        self.content, self.style, self.gamma, self.tau = content, style, gamma, tau
+    def __init__(self, content: Features, style: Features, gamma: float, tau: float, kinds: tuple[int, ...]):
+        self.content, self.style, self.gamma, self.tau, self.kinds = content, style, gamma, tau, kinds
         self.current: dict[Block, tuple[torch.Tensor, torch.Tensor]] = {}
         self.blocks: set[Block] = set()
         self.sigmas: set[float] = set()
 
     def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+        kinds = transformer_options["cond_or_uncond"]
+        injected = {kind in self.kinds for kind in kinds}
+        if len(injected) == 1:
+            return self.uniform_call(executor, injected.pop(), x, timesteps, context, y, control, transformer_options, kwargs)
+        # Some of the batch gets the style's keys and some its own, which may be of another number: one after the other.
+        arguments = [x, timesteps, context, y, control, kwargs]
+        outputs = []
+        for i, kind in enumerate(kinds):
+            *part, part_kwargs = rows(arguments, i, len(kinds), len(x))
+            options = transformer_options | {"cond_or_uncond": [kind]}
+            outputs.append(self.uniform_call(executor, kind in self.kinds, *part, options, part_kwargs))
+        return torch.cat(outputs)
+
+    def uniform_call(self, executor, inject, x, timesteps, context, y, control, transformer_options, kwargs):
+        if inject:
+            self.load(x, float(transformer_options["sigmas"][0]))
+        output = executor(x, timesteps, context, y, control, transformer_options, **kwargs)
+        self.current = {}
+        return output
+
+    def load(self, x: torch.Tensor, sigma: float):
         if tuple(x.shape[-2:]) != self.content.size:
             raise ValueError("The model is sampling only a part of the picture (an area, a tile), where StyleID's content features do not "
                              "fit. Use conditioning without an area and a sampler without tiles.")
-        sigma = float(transformer_options["sigmas"][0])
         content, style = ({block: repeat_batch(n.to(x), len(x)) for block, n in features_at(features, sigma).items()}
                           for features in (self.content, self.style))
         self.current = {block: (content[block], style[block]) for block in content.keys() & style.keys()}
-        output = executor(x, timesteps, context, y, control, transformer_options, **kwargs)
-        self.current = {}
         self.sigmas.add(sigma)
-        return output
 
     def attn1_patch(self, n, context, value, extra_options):
         block = block_address(extra_options)
@@ -177,32 +158,33 @@ class Injection:
         return n, context, value
 
 
-def inject_style(model, content: Features, style: Features, gamma: float, tau: float):
+def inject_style(model, content: Features, style: Features, gamma: float, tau: float, inject_into: str = "both"):
     """A clone of MODEL that, for each sampling run of any sampler, injects `style` and `content` into self-attention.
 
-    The run's own copy of the model options carries the patch: nothing stays on the model, however the run ends.
-    ValueError for features that were not captured, or do not share a block with each other and this model.
+    `inject_into` is one of INJECT_INTO. With a noise mask everything is sampled, and what the mask leaves out is the content's
+    latent in the end. The run's own copy of the model options carries the patch: nothing stays on the model, however the run
+    ends. ValueError for features that were not captured, or do not share a block with each other and this model.
     """
     check_features(model, content, style)
 
-    def outer_sample(executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+    def outer_sample(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
         check_sampler(sampler)
         check_run(content, style, latent_image, sigmas)
         if torch.count_nonzero(noise):
             logger.warning("The sampler adds fresh noise to the inverted latent, which loses the content. Turn its noise off.")
-        injection = Injection(content, style, gamma, tau)
+        injection = Injection(content, style, gamma, tau, INJECT_INTO[inject_into])
         run_options = executor.class_obj.model_options
         put_first(injection.attn1_patch, run_options)
         run_options["transformer_options"]["patches"]["attn1_patch"].append(injection.last_attn1_patch)
         add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, injection.model_call, run_options, is_model_options=True)
-        output = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        output = executor(noise, latent_image, sampler, sigmas, None, *args, **kwargs)
         if not injection.blocks:
             raise ValueError(f"No style was injected: the sampler called the model at {len(injection.sigmas)} of {len(sigmas)} sigmas and "
                              "reached none of the captured blocks. Give it two sigmas or more, and remove nodes that replace the UNet.")
         numbers = ", ".join(map(str, sorted({number for _, number, _ in injection.blocks})))
         logger.info("Injected style into %d self-attentions (output blocks %s) at %d steps.",
                     len(injection.blocks), numbers, len(injection.sigmas))
-        return output
+        return output if denoise_mask is None else keep_outside(denoise_mask, output, content.latent)
 
     m = model.clone()
     m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)

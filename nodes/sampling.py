@@ -3,7 +3,6 @@
 from itertools import accumulate
 
 import comfy.model_management
-import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -11,20 +10,24 @@ import torch
 
 from ..styleid_core.ddim import sample_ddim_inversion, vp_scale
 from ..styleid_core.features import Features
-from ..styleid_core.schedules import Schedule, ddim_schedule, official_schedule
+from ..styleid_core.schedules import Schedule, ddim_schedule, last_steps, official_schedule
 from .patcher import logger, record_requested
 
 # "ddim" goes along ComfyUI's scheduler ddim_uniform, and any other scheduler may take its place.
 SCHEDULES = ["official", "ddim", *(name for name in comfy.samplers.SCHEDULER_NAMES if name != "ddim_uniform")]
 
 
-def make_schedule(model, name: str, steps: int) -> Schedule:
-    """Sigmas of one of SCHEDULES on the noise schedule of MODEL."""
+def make_schedule(model, name: str, steps: int, denoise: float = 1.0) -> Schedule:
+    """Sigmas of one of SCHEDULES on the noise schedule of MODEL; with `denoise` below 1 the last `steps` of steps / denoise."""
+    total = int(steps / denoise)
     model_sampling = model.get_model_object("model_sampling")
     if name == "official":
-        return official_schedule(model_sampling.sigmas.cpu(), steps)
-    scheduler = "ddim_uniform" if name == "ddim" else name
-    return ddim_schedule(comfy.samplers.calculate_sigmas(model_sampling, scheduler, steps).cpu())
+        schedule = official_schedule(model_sampling.sigmas.cpu(), total)
+    else:
+        scheduler = "ddim_uniform" if name == "ddim" else name
+        schedule = ddim_schedule(comfy.samplers.calculate_sigmas(model_sampling, scheduler, total).cpu())
+    schedule = schedule._replace(sigma_data=float(model_sampling.sigma_data))
+    return schedule if denoise == 1 else last_steps(schedule, steps)
 
 
 def image_latent(latent: dict, name: str) -> torch.Tensor:
@@ -50,11 +53,6 @@ def image_latents(content: dict, style: dict) -> tuple[torch.Tensor, torch.Tenso
 def warn_of_mask(latent: dict, name: str):
     if "noise_mask" in latent:
         logger.warning("The mask of the %s latent is not used: the whole picture is taken.", name)
-
-
-def keep_outside(mask: torch.Tensor, result: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
-    """`result` where a ComfyUI noise mask is 1, and `original` untouched where it is 0."""
-    return original.lerp(result, comfy.sampler_helpers.prepare_mask(mask, result.shape, result.device))
 
 
 def check_channels(model, samples: torch.Tensor, name: str):
@@ -93,8 +91,8 @@ def run_sampler(model, positive, samples: torch.Tensor, sampler, sigmas: torch.T
 def invert(model, positive, samples: torch.Tensor, schedule: Schedule, callback) -> tuple[torch.Tensor, Features]:
     """(noise to sample from at schedule.sampling[0], features of the blocks that CaptureSelfAttention asked for)."""
     m, recorder = record_requested(model)
-    sampler = comfy.samplers.KSAMPLER(sample_ddim_inversion, {"evaluated": schedule.evaluated})
-    start = rescale(model, samples, vp_scale(schedule.inversion[0]))
+    sampler = comfy.samplers.KSAMPLER(sample_ddim_inversion, {"evaluated": schedule.evaluated, "sigma_data": schedule.sigma_data})
+    start = rescale(model, samples, vp_scale(schedule.inversion[0], schedule.sigma_data))
     x = run_sampler(m, positive, start, sampler, schedule.inversion, callback)
-    noise = rescale(model, x, vp_scale(schedule.sampling[0]) / vp_scale(schedule.inversion[-1]))
-    return noise, recorder.features(tuple(samples.shape[-2:]))
+    noise = rescale(model, x, vp_scale(schedule.sampling[0], schedule.sigma_data) / vp_scale(schedule.inversion[-1], schedule.sigma_data))
+    return noise, recorder.features(samples)

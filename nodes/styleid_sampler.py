@@ -5,15 +5,14 @@ from comfy_api.latest import io
 
 from ..styleid_core.adain import adain as latent_adain
 from ..styleid_core.ddim import sample_ddim, vp_scale
-from .injection import GAMMA_TOOLTIP, TEMPERATURE_TOOLTIP
-from .inversion import LAYERS_TOOLTIP, POSITIVE_TOOLTIP, SCHEDULE_TOOLTIP
-from .patcher import inject_style, request_capture
+from .injection import GAMMA_TOOLTIP, INJECT_INTO_TOOLTIP, TEMPERATURE_TOOLTIP
+from .inversion import DENOISE_TOOLTIP, LAYERS_TOOLTIP, POSITIVE_TOOLTIP, SCHEDULE_TOOLTIP
+from .patcher import INJECT_INTO, inject_style, keep_outside, request_capture
 from .sampling import (
     SCHEDULES,
     check_channels,
     image_latents,
     invert,
-    keep_outside,
     make_schedule,
     progress,
     rescale,
@@ -54,13 +53,17 @@ class StyleIDSampler(io.ComfyNode):
                 io.Conditioning.Input("inversion_positive", optional=True,
                                       tooltip="Conditioning of both inversions, instead of positive. With a prompt in positive, "
                                               "connect an empty one here."),
+                io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01, optional=True, advanced=True, tooltip=DENOISE_TOOLTIP),
+                io.Combo.Input("inject_into", options=list(INJECT_INTO), default="both", optional=True, advanced=True,
+                               tooltip=INJECT_INTO_TOOLTIP),
             ],
             outputs=[io.Latent.Output(tooltip="The stylised picture, for VAE Decode.")],
         )
 
     @classmethod
     def execute(cls, model, content, style, positive, steps=50, gamma=0.75, temperature=1.5, adain=1.0, layers="6-11",
-                schedule="official", negative=None, cfg=1.0, inversion_positive=None) -> io.NodeOutput:
+                schedule="official", negative=None, cfg=1.0, inversion_positive=None, denoise=1.0,
+                inject_into="both") -> io.NodeOutput:
         z_content, z_style = image_latents(content, style)
         for name, samples in (("content", z_content), ("style", z_style)):
             check_channels(model, samples, name)
@@ -70,7 +73,7 @@ class StyleIDSampler(io.ComfyNode):
 
         injected = bool(layers.strip())
         recording = request_capture(model, layers) if injected else model
-        plan = make_schedule(model, schedule, steps)
+        plan = make_schedule(model, schedule, steps, denoise)
         n = len(plan.evaluated)
         on_content, on_style, on_sampling = progress(model, n, n, len(plan.sampling) - 1)
 
@@ -78,9 +81,9 @@ class StyleIDSampler(io.ComfyNode):
         noise, content_features = invert(recording, inverted_with, z_content, plan, on_content)
         style_noise, style_features = invert(recording, inverted_with, z_style, plan, on_style)
         start = latent_adain(noise, style_noise, adain)
-        m = inject_style(model, content_features, style_features, gamma, temperature) if injected else model
+        m = inject_style(model, content_features, style_features, gamma, temperature, inject_into) if injected else model
         x = run_sampler(m, positive, start, KSAMPLER(sample_ddim), plan.sampling, on_sampling, negative, cfg)
-        result = rescale(model, x, 1 / vp_scale(plan.sampling[-1]))
+        result = rescale(model, x, 1 / vp_scale(plan.sampling[-1], plan.sigma_data))
         if "noise_mask" in content:
             result = keep_outside(content["noise_mask"], result, z_content)
         return io.NodeOutput(content | {"samples": result})

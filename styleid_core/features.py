@@ -14,14 +14,18 @@ class Features(NamedTuple):
     sigmas  S floats            the sigma the model was evaluated at on each step
     blocks  K blocks            which self-attentions were captured; none when nothing was asked for
     steps   S lists of K        steps[i][k]: (batch, tokens, channels) of blocks[k] at sigmas[i], in the model's dtype
-    size    (height, width)     of the inverted latent
+    latent  (batch, C, H, W)    what was inverted
 
     Lists and tuples all through, because ComfyUI's memory-pressure cache counts tensors only inside those.
     """
     sigmas: list[float]
     blocks: list[Block]
     steps: list[list[Tensor]]
-    size: tuple[int, int]
+    latent: Tensor
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return tuple(self.latent.shape[-2:])
 
     @property
     def batch(self) -> int:

@@ -12,10 +12,12 @@ class Schedule(NamedTuple):
     inversion  (N + 1,)  ascending: x goes from inversion[0], where the clean latent is put, to inversion[-1]
     evaluated  (N,)      the sigma the model is evaluated at on each inversion step: features are kept under these
     sampling   (M + 1,)  descending, for any sampler: starts from the inverted latent, ends at the clean one
+    sigma_data           see `ddim.vp_scale`
     """
     inversion: Tensor
     evaluated: Tensor
     sampling: Tensor
+    sigma_data: float = 1.0
 
 
 def official_schedule(sigmas: Tensor, steps: int) -> Schedule:
@@ -39,3 +41,9 @@ def ddim_schedule(sampling: Tensor) -> Schedule:
     """
     inversion = sampling.flip(0)
     return Schedule(inversion, inversion[1:], sampling)
+
+
+def last_steps(schedule: Schedule, steps: int) -> Schedule:
+    """Only the last `steps` of the sampling, and the inversion up to there."""
+    return schedule._replace(inversion=schedule.inversion[:steps + 1], evaluated=schedule.evaluated[:steps],
+                             sampling=schedule.sampling[-(steps + 1):])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from styleid_core.ddim import sample_ddim, sample_ddim_inversion, vp_scale
-from styleid_core.schedules import ddim_schedule, official_schedule
+from styleid_core.schedules import ddim_schedule, last_steps, official_schedule
 
 ALPHAS = (1 - torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 SIGMAS = ((1 - ALPHAS) / ALPHAS).sqrt()
@@ -100,6 +100,27 @@ def test_ddim_schedule_gives_the_picture_back(steps, limit):
     noise = sample_ddim_inversion(model, z * vp_scale(lower_ends[0]), schedule.inversion[1:], disable=True, evaluated=lower_ends)
     worse = (sample_ddim(model, noise, schedule.sampling, disable=True) - z).norm() / z.norm()
     assert worse > 4 * error
+
+
+def test_edm_data_has_a_deviation_of_its_own():
+    """The same on EDM's sigmas for data of deviation 0.4: what `sigma_data` 0.5 tells the inversion makes the error smaller."""
+    def model(x, sigma):
+        return x * 0.4 ** 2 / (0.4 ** 2 + sigma[0] ** 2)
+
+    z = 0.4 * torch.randn(1, 4, 32, 32, dtype=torch.float64)
+    schedule = ddim_schedule(torch.cat([torch.logspace(1.9, -2.7, 50, dtype=torch.float64), torch.zeros(1)]))
+    errors = []
+    for sigma_data in (0.5, 1.0):
+        noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated, sigma_data=sigma_data)
+        errors.append((sample_ddim(model, noise, schedule.sampling, disable=True) - z).norm() / z.norm())
+    assert errors[0] < 0.05 and errors[1] > 3 * errors[0]
+
+
+def test_the_last_steps_are_inverted_as_they_are_sampled():
+    whole = official_schedule(SIGMAS, 20)
+    part = last_steps(whole, 8)
+    assert torch.equal(part.sampling, whole.sampling[-9:]) and torch.equal(part.inversion, whole.inversion[:9])
+    assert torch.equal(part.evaluated.flip(0), part.sampling[:-1])
 
 
 def test_callbacks_tell_every_step():

@@ -1,17 +1,16 @@
 """Injection beside other nodes in the graph: the paper's formulas on a model that has the other node must give the same."""
 
-import comfy.controlnet
 import comfy.sd
 import pytest
 import torch
-from comfy.cldm.cldm import ControlNet
 from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_freelunch import FreeU
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
 
-from demo.styleid_demo.unet import CONTEXT_DIM, UNET, seeded_tensor
+from demo.styleid_demo.seeded import load_controlnet
+from demo.styleid_demo.unet import CONTEXT_DIM, load_unet, seeded_tensor
 from nodes import ControlNetApplyAdvanced
 
 SETTINGS = dict(gamma=0.6, temperature=1.3)
@@ -60,14 +59,8 @@ COMPANY = {
 @pytest.fixture
 def controlled(case):
     """The case's conditioning with a ControlNet in the real layout, with seeded weights."""
-    unet = {key: value for key, value in UNET.items() if key not in ("out_channels", "transformer_depth_output", "legacy")}
-    network = ControlNet(hint_channels=3, legacy=False, **unet)
-    network.load_state_dict({name: seeded_tensor(name, tuple(tensor.shape), 5, 1.0) for name, tensor in network.state_dict().items()})
-    cpu = torch.device("cpu")
-    network.eval().requires_grad_(False)
-    control_net = comfy.controlnet.ControlNet(network, load_device=cpu)
     hint = torch.rand(1, 128, 192, 3, generator=torch.Generator().manual_seed(1))
-    return ControlNetApplyAdvanced().apply_controlnet(case.positive, case.positive, control_net, hint, 0.5, 0.0, 1.0)[0]
+    return ControlNetApplyAdvanced().apply_controlnet(case.positive, case.positive, load_controlnet(), hint, 0.5, 0.0, 1.0)[0]
 
 
 @pytest.fixture
@@ -161,3 +154,28 @@ def test_an_attention_backend_of_another_pack_sees_every_call(pack, model, case,
     injected = sample_custom(m, case.positive, sigmas[:3], noise)
     assert calls == seen_plain and len(calls) == 2 * 2 * 16, "two model calls, and self- and cross-attention in each of 16 blocks"
     assert not torch.allclose(plain["samples"], injected["samples"])
+
+
+@pytest.mark.parametrize(("captured", "sampled"), [(True, False), (False, True), (True, True)])
+def test_lora_where_the_user_puts_it(pack, model, case, sample_custom, relative_error, captured, sampled):
+    """Before the capture, before the sampling, or both: as a model whose weights were changed for good."""
+    merged = load_unet(weight_seed=0)
+    patches = with_lora(model).patches
+    for name, [(_, adapter, *_)] in patches.items():
+        up, down, alpha, *_ = adapter.weights
+        weight = merged.model.get_parameter(name.removesuffix(".weight") + ".weight")
+        weight.data += up @ down * (1.0 if alpha is None else alpha / down.shape[0])
+
+    def transfer(with_style):
+        recording, sampling = (with_style if wanted else model for wanted in (captured, sampled))
+        [recording] = pack.CaptureSelfAttention(model=recording, layers="6-11")
+        (noise, content, sigmas), (_, style, _) = (
+            pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=4, schedule="ddim")
+            for latent in (case.content, case.style))
+        [m] = pack.InjectStyleKV(model=sampling, content_features=content, style_features=style)
+        return sample_custom(m, case.positive, sigmas, noise)["samples"]
+
+    expected = transfer(merged)
+    assert relative_error(transfer(with_lora(model)), expected) < 1e-4
+    assert relative_error(transfer(model), expected) > 1e-3
+    assert len(patches) == 3 * len(BLOCKS)

@@ -2,6 +2,8 @@
 
 import comfy.samplers
 import pytest
+import torch
+from comfy_extras.nodes_model_advanced import ModelSamplingContinuousEDM, ModelSamplingDiscrete
 
 SETTINGS = dict(gamma=0.6, temperature=1.3)
 
@@ -25,3 +27,35 @@ def test_two_model_calls_in_a_step_take_two_steps_of_features(pack, model, case,
     with caplog.at_level("INFO", logger="styleid"):
         sample_custom(m, case.positive, sigmas[[0, 5, 10, 15, 20]], noise, sampler="heun")
     assert caplog.messages[-1].endswith("at 4 steps.")
+
+
+NOISE_SCHEDULES = {
+    "v_prediction, zero-terminal SNR": lambda model: ModelSamplingDiscrete().patch(model, "v_prediction", True)[0],
+    "lcm": lambda model: ModelSamplingDiscrete().patch(model, "lcm", False)[0],
+    "EDM": lambda model: ModelSamplingContinuousEDM().patch(model, "edm", 80.0, 0.002)[0],
+    "EDM of Playground 2.5": lambda model: ModelSamplingContinuousEDM().patch(model, "edm_playground_v2.5", 80.0, 0.002)[0],
+}
+
+
+@pytest.mark.parametrize("noise_schedule", NOISE_SCHEDULES)
+@pytest.mark.parametrize("schedule", ["official", "ddim"])
+def test_other_noise_schedules(pack, pack_module, model, case, paper_attention, sample_custom, relative_error, noise_schedule, schedule):
+    """Sigmas come from the model's own table. The official inversion evaluates the sigma it leaves, as a stock euler does."""
+    other = NOISE_SCHEDULES[noise_schedule](model)
+    sampling = pack_module("nodes.sampling")
+    [recording] = pack.CaptureSelfAttention(model=other, layers="6-11")
+    inputs = dict(model=recording, positive=case.positive, steps=6, schedule=schedule)
+    (noise, content, sigmas), (_, style, _) = (pack.DDIMInvert(latent=latent, **inputs) for latent in (case.content, case.style))
+    plan = sampling.make_schedule(other, schedule, 6)
+    if schedule == "official":
+        scale = pack_module("styleid_core.ddim").vp_scale
+        start = {"samples": sampling.rescale(other, case.content["samples"], scale(plan.inversion[0], plan.sigma_data))}
+        up = sample_custom(other, case.positive, plan.inversion, start)["samples"]
+        expected = sampling.rescale(other, up, scale(plan.sampling[0], plan.sigma_data) / scale(plan.inversion[-1], plan.sigma_data))
+        assert relative_error(noise["samples"], expected) < 1e-5
+    [m] = pack.InjectStyleKV(model=other, content_features=content, style_features=style, **SETTINGS)
+    injected, expected, plain = (sample_custom(patched, case.positive, sigmas, noise)["samples"]
+                                 for patched in (m, paper_attention(other, content, style, **SETTINGS), other))
+    assert injected.isfinite().all() and torch.equal(sigmas, plan.sampling)
+    assert relative_error(injected, expected) < 1e-4
+    assert relative_error(plain, expected) > 1e-3

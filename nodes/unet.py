@@ -1,0 +1,58 @@
+"""Which self-attentions a UNet has, and which of them a user's text names."""
+
+from collections import Counter
+
+from comfy.ldm.modules.attention import SpatialTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, Upsample
+
+from ..styleid_core.blocks import Block, parse_layers
+
+
+def check_unet(model):
+    unet = model.model.diffusion_model
+    if not isinstance(unet, UNetModel):
+        raise ValueError("StyleID needs a UNet with self-attention in its decoder (SD 1.x, SD 2.x, SDXL), and this model is a "
+                         f"{type(unet).__name__}. Load a checkpoint of one of those families.")
+
+
+def self_attention_blocks(model) -> list[Block]:
+    """Every self-attention in the decoder of a MODEL; ValueError for a model that is not a UNet with `attn1`."""
+    check_unet(model)
+    return [("output", number, index)
+            for number, block in enumerate(model.model.diffusion_model.output_blocks)
+            for layer in block if isinstance(layer, SpatialTransformer)
+            for index in range(len(layer.transformer_blocks))]
+
+
+def finest_blocks(model, levels: int) -> set[int]:
+    """Numbers of the output blocks in the last `levels` resolutions of the decoder that have self-attention."""
+    level, level_of = 0, {}
+    for number, block in enumerate(model.model.diffusion_model.output_blocks):
+        level_of[number] = level
+        level += any(isinstance(layer, Upsample) for layer in block)
+    attended = {number for _, number, _ in self_attention_blocks(model)}
+    finest = sorted({level_of[number] for number in attended})[-levels:]
+    return {number for number in attended if level_of[number] in finest}
+
+
+def select_blocks(model, layers: str) -> list[Block]:
+    """The self-attentions of MODEL that `layers` names; ValueError for a part of it that names none.
+
+    "auto" is the paper's choice in terms of any layout: the two finest resolutions of the decoder that have self-attention,
+    which are blocks 6-11 in SD 1.x and SD 2.x, and 0-5 in SDXL.
+    """
+    available = self_attention_blocks(model)
+    if layers.strip() == "auto":
+        numbers = finest_blocks(model, levels=2)
+        return [block for block in available if block[1] in numbers]
+    items = parse_layers(layers)
+    transformers = Counter(number for _, number, _ in available)
+    for item in items:
+        for number in item.numbers:
+            if number not in transformers:
+                raise ValueError(f'layers "{layers}": output block {number} of this model has no self-attention. '
+                                 f'Choose from {", ".join(map(str, transformers))}, or write "auto".')
+            if item.indices and item.indices[-1] >= transformers[number]:
+                raise ValueError(f'layers "{layers}": the transformers in output block {number} of this model are numbered '
+                                 f"0 to {transformers[number] - 1}.")
+    return [block for block in available if any(block in item for item in items)]

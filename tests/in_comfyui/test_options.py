@@ -1,0 +1,91 @@
+"""What goes beyond the paper: injection into one side of guidance, partial denoise, masks, models that were unloaded."""
+
+import comfy.model_management
+import pytest
+import torch
+
+GAMMA = dict(gamma=0.6)
+
+
+@pytest.fixture
+def negative(case):
+    return [[case["context"].flip(1) * 2, {}]]
+
+
+def by_hand(sides, sigmas, noise, cfg, sample_custom):
+    """Guidance from two unguided euler steps for each step: it is linear in what those give."""
+    latent = noise
+    for pair in sigmas.unfold(0, 2, 1):
+        cond, uncond = (sample_custom(m, conditioning, pair, latent)["samples"] for m, conditioning in sides)
+        latent = {"samples": uncond + cfg * (cond - uncond)}
+    return latent["samples"]
+
+
+@pytest.mark.parametrize("inject_into", ["both", "cond", "uncond"])
+def test_injection_into_one_side_of_guidance(pack, model, case, inverted, negative, paper_attention, sample_custom, relative_error,
+                                             inject_into):
+    """Content and style have sizes of their own, so the two sides attend to a different number of keys."""
+    (noise, content, sigmas), (_, style, _) = inverted
+    style = style._replace(steps=[[n[:, :n.shape[1] // 2] for n in step] for step in style.steps])
+    sigmas = sigmas[:4]
+    papers = paper_attention(model, content, style, temperature=1.3, **GAMMA)
+    sides = [(papers if inject_into in ("both", side) else model, conditioning)
+             for side, conditioning in (("cond", case.positive), ("uncond", negative))]
+    expected = by_hand(sides, sigmas, noise, 4.0, sample_custom)
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, temperature=1.3, inject_into=inject_into, **GAMMA)
+    assert relative_error(sample_custom(m, case.positive, sigmas, noise, cfg=4.0, negative=negative)["samples"], expected) < 1e-4
+
+
+@pytest.mark.parametrize("schedule", ["official", "ddim", "karras"])
+def test_partial_denoise_is_the_end_of_a_longer_run(pack, model, case, schedule):
+    [recording] = pack.CaptureSelfAttention(model=model, layers="9-11")
+    inputs = dict(model=recording, latent=case.content, positive=case.positive, schedule=schedule)
+    _, whole, whole_sigmas = pack.DDIMInvert(steps=10, **inputs)
+    noise, features, sigmas = pack.DDIMInvert(steps=4, denoise=0.4, **inputs)
+    assert torch.equal(sigmas, whole_sigmas[-5:])
+    assert features.sigmas == whole.sigmas[:4]
+    assert all(torch.equal(a, b) for part, full in zip(features.steps, whole.steps) for a, b in zip(part, full))
+    assert (noise["samples"] - case.content["samples"]).norm() < case.content["samples"].norm() * sigmas[0] * 2
+
+
+def test_partial_denoise_in_one_node_and_in_five(pack, model, case, sample_custom, relative_error):
+    inputs = dict(positive=case.positive, steps=4, schedule="ddim", denoise=0.5)
+    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11")
+    (noise, content, sigmas), (style_noise, style, _) = (
+        pack.DDIMInvert(model=recording, latent=latent, **inputs) for latent in (case.content, case.style))
+    [start] = pack.LatentAdaIN(content=noise, style=style_noise)
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    [one_node] = pack.StyleIDSampler(model=model, content=case.content, style=case.style, **inputs)
+    assert relative_error(one_node["samples"], sample_custom(m, case.positive, sigmas, start)["samples"]) < 1e-4
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
+def test_a_mask_keeps_what_is_outside(pack, model, case, sample_custom, sampler):
+    height, width = case.content["samples"].shape[-2:]
+    mask = torch.zeros(1, 8 * height, 8 * width)
+    mask[..., : 4 * width] = 1
+    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11")
+    inputs = dict(model=recording, positive=case.positive, steps=4, schedule="ddim")
+    noise, content, sigmas = pack.DDIMInvert(latent=case.content | {"noise_mask": mask}, **inputs)
+    _, style, _ = pack.DDIMInvert(latent=case.style, **inputs)
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    masked = sample_custom(m, case.positive, sigmas, noise, sampler=sampler)["samples"]
+    whole = sample_custom(m, case.positive, sigmas, {"samples": noise["samples"]}, sampler=sampler)["samples"]
+    half = width // 2
+    assert torch.equal(masked[..., half:], case.content["samples"][..., half:])
+    assert torch.equal(masked[..., :half], whole[..., :half])
+
+
+def test_a_mask_without_captured_features_is_named(pack, model, case, caplog):
+    masked = case.content | {"noise_mask": torch.ones(1, 8, 8)}
+    noise, _, _ = pack.DDIMInvert(model=model, latent=masked, positive=case.positive, steps=1, schedule="ddim")
+    assert "noise_mask" not in noise and "mask of the latent is not used" in caplog.text
+
+
+def test_a_model_that_is_unloaded_between_the_nodes(pack, model, case, inverted, sample_custom):
+    (noise, content, sigmas), (_, style, _) = inverted
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    expected = sample_custom(m, case.positive, sigmas[:4], noise)["samples"]
+    comfy.model_management.unload_all_models()
+    assert not comfy.model_management.loaded_models()
+    assert torch.equal(sample_custom(m, case.positive, sigmas[:4], noise)["samples"], expected)
