@@ -34,12 +34,18 @@ def find(prompt: dict, class_type: str) -> list[dict]:
 
 
 def use_demo_model(prompt: dict) -> dict:
-    """The same prompt with the demo model in place of the checkpoint and of the prompts that its CLIP encodes."""
+    """The same prompt with the demo's models in place of what is loaded from files, and of the prompts that CLIP encodes."""
     encoders = {id for id, node in prompt.items() if node["class_type"] == "CLIPTextEncode"}
     [loader] = (id for id, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple")
+    xl = "xl" in prompt[loader]["inputs"]["ckpt_name"]
     prompt = {id: node for id, node in prompt.items() if id not in encoders}
-    prompt[loader] = {"class_type": "StyleIDDemoModel", "inputs": {}}
+    prompt[loader] = {"class_type": "StyleIDDemoSDXL" if xl else "StyleIDDemoModel", "inputs": {}}
     for node in prompt.values():
         node["inputs"] = {name: [loader, 1] if isinstance(value, list) and value[0] in encoders else value
                           for name, value in node["inputs"].items()}
+        if node["class_type"] == "ControlNetLoader":
+            node |= {"class_type": "StyleIDDemoControlNet", "inputs": {}}
+        elif node["class_type"] == "LoraLoader":
+            names = ("model", "lora_name", "strength_model")
+            node |= {"class_type": "LoraLoaderModelOnly", "inputs": {name: node["inputs"][name] for name in names}}
     return prompt

@@ -89,6 +89,28 @@ def test_frames_in_small_batches(prompt, run):
     assert [value for _, value, maximum in tried.progress if maximum == 9] == [*range(1, 10)] * 2
 
 
+@pytest.mark.parametrize(("name", "class_type", "knob"), [("styleid_controlnet", "ControlNetApplyAdvanced", "strength"),
+                                                          ("styleid_lora", "LoraLoaderModelOnly", "strength_model")])
+def test_what_is_added_to_the_graph_changes_the_picture(prompt, run, picture, name, class_type, knob):
+    graph = prompt(name)
+    [sampler], [added] = find(graph, "StyleIDSampler"), find(graph, class_type)
+    sampler |= {"steps": 6, "schedule": "ddim"}
+    with_it = picture(run(graph))
+    added[knob] = 0.0
+    without = picture(run(graph))
+    assert with_it.std() > 10 and without.std() > 10
+    assert abs(with_it - without).mean() > 1
+
+
+def test_sdxl_records_and_injects_its_own_blocks(prompt, run, picture):
+    graph = prompt("styleid_sdxl")
+    [sampler] = find(graph, "StyleIDSampler")
+    sampler |= {"steps": 6, "schedule": "ddim"}
+    injected = picture(run(graph))
+    sampler["layers"] = ""
+    assert abs(injected - picture(run(graph))).mean() > 1
+
+
 def test_a_mistake_is_told_in_the_users_words(prompt, run):
     graph = prompt("styleid_simple")
     [sampler] = find(graph, "StyleIDSampler")
