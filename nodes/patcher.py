@@ -179,6 +179,9 @@ def inject_style(model, content: Features, style: Features, gamma: float, tau: f
         add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, injection.model_call, run_options, is_model_options=True)
         output = executor(noise, latent_image, sampler, sigmas, None, *args, **kwargs)
         if not injection.blocks:
+            if inject_into == "uncond" and not injection.sigmas:
+                raise ValueError("No style was injected: inject_into is uncond, and without cfg the negative prompt is not evaluated. "
+                                 "Raise cfg above 1, or inject into both.")
             raise ValueError(f"No style was injected: the sampler called the model at {len(injection.sigmas)} of {len(sigmas)} sigmas and "
                              "reached none of the captured blocks. Give it two sigmas or more, and remove nodes that replace the UNet.")
         numbers = ", ".join(map(str, sorted({number for _, number, _ in injection.blocks})))

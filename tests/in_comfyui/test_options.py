@@ -36,6 +36,13 @@ def test_injection_into_one_side_of_guidance(pack, model, case, inverted, negati
     assert relative_error(sample_custom(m, case.positive, sigmas, noise, cfg=4.0, negative=negative)["samples"], expected) < 1e-4
 
 
+def test_injection_into_a_side_that_is_not_evaluated_is_named(pack, model, case, inverted, sample_custom):
+    (noise, content, sigmas), (_, style, _) = inverted
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, inject_into="uncond")
+    with pytest.raises(ValueError, match="Raise cfg above 1"):
+        sample_custom(m, case.positive, sigmas[:2], noise)
+
+
 @pytest.mark.parametrize("schedule", ["official", "ddim", "karras"])
 def test_partial_denoise_is_the_end_of_a_longer_run(pack, model, case, schedule):
     [recording] = pack.CaptureSelfAttention(model=model, layers="9-11")
