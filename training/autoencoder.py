@@ -5,6 +5,8 @@ from pathlib import Path
 import torch
 from comfy.taesd.taesd import Block, Decoder, Encoder
 
+from demo.measures import psnr
+
 from .loop import Task
 from .pictures import centre_crop, load_pictures, random_crops, to_float
 
@@ -51,15 +53,10 @@ def autoencoder_task(training: list[Path], held_back: list[Path], seed: int, dev
     def validate(network):
         encoder, decoder = network
         with torch.autocast(device.type, torch.bfloat16):
-            values = [psnr(decoder(encoder(x)).float().clamp(0, 1), x) for x in to_float(test).to(device).split(1)]
-        return torch.stack(values).mean().item()
+            values = [psnr(decoder(encoder(x)).float(), x) for x in to_float(test).to(device).split(1)]
+        return torch.cat(values).mean().item()
 
     return Task("autoencoder", new_autoencoder(seed), loss, validate)
-
-
-def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio in dB of two tensors in 0..1."""
-    return -10 * torch.log10((a - b).square().mean())
 
 
 def encode_all(encoder: torch.nn.Module, pictures: list[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
