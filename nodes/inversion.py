@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from .patcher import logger, request_capture
-from .sampling import SCHEDULES, check_channels, image_latent, invert, make_schedule, progress
+from .patcher import request_capture
+from .sampling import SCHEDULES, check_channels, image_latent, invert, make_schedule, progress, warn_of_mask
 
 # Wire type of styleid_core.features.Features, which tells its shapes
 FeaturesType = io.Custom("STYLEID_FEATURES")
@@ -76,7 +76,7 @@ class DDIMInvert(io.ComfyNode):
         output = latent | {"samples": noise}
         if "noise_mask" in latent and not features.blocks:
             # Only Inject Style K/V knows what is to be seen outside the mask; a bare sampler would show this noise there.
-            logger.warning("The mask of the latent is not used: without captured features nothing is injected.")
+            warn_of_mask(latent, "input")
             del output["noise_mask"]
         return io.NodeOutput(output, features, plan.sampling)
 

@@ -11,7 +11,7 @@ from comfy.samplers import KSAMPLER
 from ..styleid_core.attention import mix_query_input
 from ..styleid_core.blocks import Block
 from ..styleid_core.features import Features, features_at, nearest_step, repeat_batch
-from .unet import check_unet, select_blocks, self_attention_blocks
+from .unet import select_blocks, self_attention_blocks
 
 KEY = "styleid"
 CAPTURE = "styleid_capture"
@@ -74,7 +74,6 @@ def record_requested(model) -> tuple:
 
     The clone injects nothing and has no guidance, even if MODEL does: an inversion follows the bare prediction.
     """
-    check_unet(model)
     m = model.clone()
     m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     for name in GUIDANCE:

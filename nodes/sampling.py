@@ -12,13 +12,18 @@ from ..styleid_core.ddim import sample_ddim_inversion, vp_scale
 from ..styleid_core.features import Features
 from ..styleid_core.schedules import Schedule, ddim_schedule, last_steps, official_schedule
 from .patcher import logger, record_requested
+from .unet import check_unet
 
 # "ddim" goes along ComfyUI's scheduler ddim_uniform, and any other scheduler may take its place.
 SCHEDULES = ["official", "ddim", *(name for name in comfy.samplers.SCHEDULER_NAMES if name != "ddim_uniform")]
 
 
 def make_schedule(model, name: str, steps: int, denoise: float = 1.0) -> Schedule:
-    """Sigmas of one of SCHEDULES on the noise schedule of MODEL; with `denoise` below 1 the last `steps` of steps / denoise."""
+    """Sigmas of one of SCHEDULES on the noise schedule of MODEL; with `denoise` below 1 the last `steps` of steps / denoise.
+
+    ValueError for a model that is not a UNet.
+    """
+    check_unet(model)
     total = int(steps / denoise)
     model_sampling = model.get_model_object("model_sampling")
     if name == "official":

@@ -60,7 +60,7 @@ def record_while_sampling(pack_module, model, positive, latent, sigmas, sample_c
     patcher = pack_module("nodes.patcher")
     m, recorder = patcher.record_requested(patcher.request_capture(model, "3-11"))
     result = sample_custom(m, positive, sigmas, latent)
-    return result, recorder.features(tuple(latent["samples"].shape[-2:]))
+    return result, recorder.features(latent["samples"])
 
 
 def test_own_features_with_gamma_0_and_tau_1_change_nothing(pack, pack_module, model, case, inverted, sample_custom):

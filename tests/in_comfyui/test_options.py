@@ -83,12 +83,6 @@ def test_a_mask_keeps_what_is_outside(pack, model, case, sample_custom, sampler)
     assert torch.equal(masked[..., :half], whole[..., :half])
 
 
-def test_a_mask_without_captured_features_is_named(pack, model, case, caplog):
-    masked = case.content | {"noise_mask": torch.ones(1, 8, 8)}
-    noise, _, _ = pack.DDIMInvert(model=model, latent=masked, positive=case.positive, steps=1, schedule="ddim")
-    assert "noise_mask" not in noise and "mask of the latent is not used" in caplog.text
-
-
 def test_a_model_that_is_unloaded_between_the_nodes(pack, model, case, inverted, sample_custom):
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
