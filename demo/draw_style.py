@@ -59,6 +59,17 @@ STYLES = {
 STEPS = 14
 
 
+def random_style(rng: numpy.random.Generator) -> Style:
+    """Any field, colours, and strokes from dots to ribbons: for training, so that strokes are nothing new to the model."""
+    field = [swirling, wavy, straight(rng.uniform(-90, 90)), straight(rng.uniform(-90, 90))][rng.integers(4)]
+    ground = rng.uniform(0, 255, 3) + rng.normal(0, rng.uniform(15, 60), (5, 3))
+    lights = rng.uniform(0, 255, 3) + rng.normal(0, 25, (3, 3))
+    narrow = int(rng.integers(1, 8))
+    colours = [[tuple(int(c) for c in colour) for colour in numpy.clip(table, 0, 255)] for table in (ground, lights)]
+    length = 0.002 if rng.random() < 0.15 else rng.uniform(0.03, 0.1)
+    return Style(field, *colours, int(60000 / (narrow + 4)), length, (narrow, narrow + int(rng.integers(2, 7))), rng.uniform(4, 20))
+
+
 def draw(style: Style, seed: int = 7) -> Image.Image:
     rng = numpy.random.default_rng(seed)
     side = SIZE * OVERSAMPLING

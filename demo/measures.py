@@ -26,6 +26,12 @@ def channel_statistics(x: torch.Tensor) -> torch.Tensor:
     return torch.cat([x.mean((2, 3)), x.std((2, 3))], 1)
 
 
+def saturation(x: torch.Tensor) -> torch.Tensor:
+    """Mean of HSV's saturation."""
+    highest = x.amax(1)
+    return ((highest - x.amin(1)) / highest.clamp(min=1 / 255)).mean((1, 2))
+
+
 def texture_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Distance of the Gram matrices of oriented edge filters, blind to colour and contrast."""
     return (gram(filtered(a)) - gram(filtered(b))).flatten(1).norm(dim=1)

@@ -3,6 +3,7 @@
 from itertools import accumulate
 
 import comfy.model_management
+import comfy.model_sampling
 import comfy.samplers
 import comfy.utils
 import latent_preview
@@ -17,15 +18,20 @@ from .unet import check_unet
 # "ddim" goes along ComfyUI's scheduler ddim_uniform, and any other scheduler may take its place.
 SCHEDULES = ["official", "ddim", *(name for name in comfy.samplers.SCHEDULER_NAMES if name != "ddim_uniform")]
 
+GUIDED_BELOW = 5.42  # sigma, for data of unit deviation: Kynkäänniemi et al. 2024, arXiv:2404.07724, for SDXL
+
 
 def make_schedule(model, name: str, steps: int, denoise: float = 1.0) -> Schedule:
     """Sigmas of one of SCHEDULES on the noise schedule of MODEL; with `denoise` below 1 the last `steps` of steps / denoise.
 
-    ValueError for a model that is not a UNet.
+    ValueError for a model that is not a UNet, or is sampled by flow matching.
     """
     check_unet(model)
     total = int(steps / denoise)
     model_sampling = model.get_model_object("model_sampling")
+    if isinstance(model_sampling, comfy.model_sampling.CONST):
+        raise ValueError("This model is set to flow matching, whose path from picture to noise is not the one that DDIM inverts. "
+                         "Remove the node that changes its sampling (ModelSamplingSD3, ModelSamplingFlux).")
     if name == "official":
         schedule = official_schedule(model_sampling.sigmas.cpu(), total)
     else:
@@ -83,9 +89,18 @@ def rescale(model, samples: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
     return model.model.process_latent_out(model.model.process_latent_in(samples) * factor)
 
 
+class GuiderBelow(comfy.samplers.CFGGuider):
+    """Classifier-free guidance from sigma GUIDED_BELOW down: above it, guidance would burn the colours that AdaIN set."""
+
+    def predict_noise(self, x, timestep, model_options={}, seed=None):
+        limit = GUIDED_BELOW * self.inner_model.model_sampling.sigma_data
+        return comfy.samplers.sampling_function(self.inner_model, x, timestep, self.conds.get("negative"), self.conds["positive"],
+                                                self.cfg if timestep[0] <= limit else 1.0, model_options=model_options, seed=seed)
+
+
 def run_sampler(model, positive, samples: torch.Tensor, sampler, sigmas: torch.Tensor, callback, negative=None, cfg: float = 1.0):
     """Sample from x = `samples` (B, C, H, W) at sigmas[0] without adding noise; at cfg 1 `negative` is not evaluated."""
-    guider = comfy.samplers.CFGGuider(model)
+    guider = GuiderBelow(model)
     guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
     guider.set_cfg(cfg)
     output = guider.sample(torch.zeros_like(samples), samples, sampler, sigmas, callback=callback,

@@ -49,7 +49,8 @@ class StyleIDSampler(io.ComfyNode):
                 io.Conditioning.Input("negative", optional=True, tooltip="What the result should not show; works with cfg above 1."),
                 io.Float.Input("cfg", default=1.0, min=0.0, max=100.0, step=0.1, round=0.01, optional=True, advanced=True,
                                tooltip="Classifier-free guidance of the sampling. 1 (the paper) is off and twice as fast; higher follows "
-                                       "the prompt in positive more. Both inversions run without it."),
+                                       "the prompt in positive more. Both inversions run without it, and so does the sampling above sigma "
+                                       "5.42, where it would burn the colours."),
                 io.Conditioning.Input("inversion_positive", optional=True,
                                       tooltip="Conditioning of both inversions, instead of positive. With a prompt in positive, "
                                               "connect an empty one here."),

@@ -11,20 +11,21 @@ from tools.in_process import args
 # isort: split
 from .autoencoder import autoencoder_task
 from .loop import train
-from .pictures import find_pictures
+from .pictures import draw_pictures, find_pictures
 from .report import write_report
 from .unet import unet_task
 
 WEIGHTS = ROOT / "demo" / "styleid_demo" / "weights"
 AUTOENCODER_RATE, UNET_RATE = 5e-4, 6e-4
+DRAWN = 96
 WORK = ROOT / ".dev" / "training"
 
 
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="dev.py train")
     parser.add_argument("--images", type=Path, required=True, help="a folder of pictures, searched with its sub-folders")
-    parser.add_argument("--autoencoder-steps", type=int, default=2400)
-    parser.add_argument("--unet-steps", type=int, default=8000)
+    parser.add_argument("--autoencoder-steps", type=int, default=12000)
+    parser.add_argument("--unet-steps", type=int, default=13000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=WORK, help="where checkpoints are kept; an interrupted run goes on from them")
     return parser.parse_args()
@@ -35,7 +36,9 @@ def main():
     device = torch.device("cpu" if args.cpu else "cuda")
     options.folder.mkdir(parents=True, exist_ok=True)
     training, held_back = find_pictures(options.images)
-    say(f"{len(training)} pictures to train on, {len(held_back)} held back, on {device}")
+    drawn = draw_pictures(options.folder / "drawn", DRAWN, options.seed)
+    say(f"{len(training)} pictures and {len(drawn)} drawn ones to train on, {len(held_back)} held back, on {device}")
+    training += drawn
     autoencoder = train(autoencoder_task(training, held_back, options.seed, device), options.folder, options.autoencoder_steps,
                         AUTOENCODER_RATE, options.seed, device)
     unet = train(unet_task(autoencoder[0], training, held_back, options.folder, options.seed, device), options.folder, options.unet_steps,

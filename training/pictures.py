@@ -7,6 +7,8 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
+from demo.draw_style import draw, random_style
+
 NEVER_TRAINED = {"styleid", "skimage"}  # the paper's evaluation pairs, and what the demo and the tests show
 HELD_BACK = 10  # every tenth picture
 
@@ -18,6 +20,16 @@ def find_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
     if not usable:
         raise FileNotFoundError(f"There is no picture to train on below {folder}.")
     return [path for i, path in enumerate(usable) if i % HELD_BACK], usable[::HELD_BACK]
+
+
+def draw_pictures(folder: Path, count: int, seed: int) -> list[Path]:
+    """Drawn styles at random, written to `folder` unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i:03}.jpg" for i in range(count)]
+    for i, path in enumerate(tqdm(paths, "Drawing", leave=False)):
+        if not path.exists():
+            draw(random_style(numpy.random.default_rng([seed, i])), seed=i).save(path, quality=95)
+    return paths
 
 
 def load_picture(path: Path, short_side: int, multiple: int = 8) -> torch.Tensor:

@@ -171,15 +171,18 @@ def test_a_mask_leaves_the_outside_untouched(transfer, case):
 
 
 def test_guidance_is_that_of_the_samplers(pack, model, case, transfer, sample_custom, relative_error):
-    """cfg 5 with a negative, and inversions with a prompt of their own: the five-node graph with SamplerCustom."""
+    """cfg 5 with a negative below sigma 5.42, and inversions with a prompt of their own: the five-node graph, two SamplerCustom."""
     prompt, negative, empty = ([[case["context"] * factor, {}]] for factor in (1.5, 0.5, 1.0))
     [recording] = pack.CaptureSelfAttention(model=model, layers="6-11")
     (noise, content, sigmas), (style_noise, style, _) = (
-        pack.DDIMInvert(model=recording, latent=latent, positive=empty, steps=5, schedule="ddim") for latent in (case.content, case.style))
+        pack.DDIMInvert(model=recording, latent=latent, positive=empty, steps=5, schedule="karras") for latent in (case.content, case.style))
     [start] = pack.LatentAdaIN(content=noise, style=style_noise)
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
-    expected = sample_custom(m, prompt, sigmas, start, cfg=5.0, negative=negative)["samples"]
-    inputs = dict(positive=prompt, steps=5, schedule="ddim")
+    above = int((sigmas > 5.42).sum())
+    assert 0 < above < 5
+    coarse = sample_custom(m, prompt, sigmas[:above + 1], start)
+    expected = sample_custom(m, prompt, sigmas[above:], coarse, cfg=5.0, negative=negative)["samples"]
+    inputs = dict(positive=prompt, steps=5, schedule="karras")
     assert relative_error(transfer(negative=negative, cfg=5.0, inversion_positive=empty, **inputs), expected) < 1e-4
     assert relative_error(transfer(**inputs), expected) > 1e-2
     assert torch.equal(transfer(negative=negative, **inputs), transfer(**inputs)), "at cfg 1 a negative changes nothing"

@@ -6,6 +6,7 @@ import comfy.supported_models
 import pytest
 import torch
 from comfy_extras.nodes_hypertile import HyperTile
+from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
 
 @pytest.fixture
@@ -65,6 +66,12 @@ def test_a_model_that_is_not_a_unet(pack, flux, inputs):
     for layers in ("6-11", ""):
         with pytest.raises(ValueError, match=message):
             pack.StyleIDSampler(**inputs | {"model": flux, "content": latent, "style": latent, "layers": layers})
+
+
+def test_a_unet_that_is_set_to_flow_matching(pack, model, inputs):
+    [flowing] = ModelSamplingSD3().patch(model, 3.0)
+    with pytest.raises(ValueError, match="set to flow matching.*Remove the node"):
+        pack.StyleIDSampler(**inputs | {"model": flowing})
 
 
 def test_features_that_were_not_captured(pack, model, case, inverted):

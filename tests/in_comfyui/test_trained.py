@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from demo.draw_style import STYLES, draw
-from demo.measures import colour_distance, psnr, structure_distance, texture_distance
+from demo.measures import colour_distance, psnr, saturation, structure_distance, texture_distance
+from demo.styleid_demo.unet import conditioning
 from demo.transfer import Transfer
 
 PICTURES = Path(__file__).resolve().parents[1] / "pictures"
@@ -114,6 +115,22 @@ def test_gamma_keeps_the_structure(results, contents, measured):
         distances.append(torch.stack([structure_distance(x, chw(contents)) for x in pictures]).mean().item())
         measured(f"structure distance to the content at gamma {gamma:g}", distances[-1],
                  at_most=distances[-2] if len(distances) > 1 else float("inf"))
+
+
+def test_guidance_does_not_burn_the_colours(pack, transfer, contents, styles, sample_custom, measured):
+    """A prompt at cfg 7: the StyleID Sampler beside a stock sampler that guides from the first step."""
+    prompt, empty = conditioning("photograph"), transfer.positive
+    content, style = transfer.encode(contents), transfer.encode(styles[:1])
+    inputs = dict(model=transfer.model, content=content, style=style, positive=prompt, negative=empty, inversion_positive=empty)
+    unguided, guided = (saturation(chw(transfer.decode(*pack.StyleIDSampler(cfg=cfg, **inputs)))).mean().item() for cfg in (1.0, 7.0))
+
+    noise, features, sigmas = transfer.invert(contents)
+    style_noise, style_features, _ = transfer.invert(styles[:1])
+    [start] = pack.LatentAdaIN(content=noise, style=style_noise)
+    [m] = pack.InjectStyleKV(model=transfer.model, content_features=features, style_features=style_features)
+    stock = saturation(chw(transfer.decode(sample_custom(m, prompt, sigmas, start, cfg=7.0, negative=empty)))).mean().item()
+    measured("saturation at cfg 7 over that at cfg 1", guided / unguided, at_most=1.25)
+    measured("the same, guided from the first step (SamplerCustom)", stock / unguided, at_least=guided / unguided)
 
 
 @pytest.fixture(scope="module")
