@@ -92,7 +92,7 @@ def rescale(model, samples: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
 class GuiderBelow(comfy.samplers.CFGGuider):
     """Classifier-free guidance from sigma GUIDED_BELOW down: above it, guidance would burn the colours that AdaIN set."""
 
-    def predict_noise(self, x, timestep, model_options={}, seed=None):
+    def predict_noise(self, x, timestep, model_options, seed=None):
         limit = GUIDED_BELOW * self.inner_model.model_sampling.sigma_data
         return comfy.samplers.sampling_function(self.inner_model, x, timestep, self.conds.get("negative"), self.conds["positive"],
                                                 self.cfg if timestep[0] <= limit else 1.0, model_options=model_options, seed=seed)

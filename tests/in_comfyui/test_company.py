@@ -1,59 +1,17 @@
 """Injection beside other nodes in the graph: the paper's formulas on a model that has the other node must give the same."""
 
-import comfy.sd
 import pytest
 import torch
-from comfy_extras.nodes_easycache import EasyCacheNode
-from comfy_extras.nodes_freelunch import FreeU
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
+from companions import COMPANY, first_output, with_lora
 
 from demo.styleid_demo.seeded import load_controlnet
-from demo.styleid_demo.unet import CONTEXT_DIM, load_unet, seeded_tensor
+from demo.styleid_demo.unet import load_unet
 from nodes import ControlNetApplyAdvanced
 
 SETTINGS = dict(gamma=0.6, temperature=1.3)
-BLOCKS = (6, 7, 8, 9, 10, 11)
-
-
-def first_output(result):
-    return getattr(result, "result", result)[0]
-
-
-def with_lora(model):
-    """A LoRA of rank 2 on the projections of self-attention, in the key format of the usual trainers."""
-    lora = {}
-    for number in BLOCKS:
-        attn1 = model.model.diffusion_model.output_blocks[number][1].transformer_blocks[0].attn1
-        for name in ("to_q", "to_k", "to_v"):
-            key = f"lora_unet_output_blocks_{number}_1_transformer_blocks_0_attn1_{name}"
-            width = getattr(attn1, name).in_features
-            lora |= {f"{key}.lora_down.weight": seeded_tensor(f"{key}.down", (2, width), 1, 1.0),
-                     f"{key}.lora_up.weight": seeded_tensor(f"{key}.up", (width, 2), 1, 1.0) * 0.5}
-    return comfy.sd.load_lora_for_models(model, None, lora, 1.0, 0.0)[0]
-
-
-def with_image_tokens(model):
-    """What an IP-Adapter does to cross-attention: more tokens in its context."""
-    tokens = seeded_tensor("image tokens", (1, 4, CONTEXT_DIM), 2, 20.0)
-
-    def add_tokens(n, context, value, extra_options):
-        context = torch.cat([context, tokens.expand(len(context), -1, -1)], 1)
-        return n, context, context
-
-    m = model.clone()
-    m.set_model_attn2_patch(add_tokens)
-    return m
-
-
-COMPANY = {
-    "FreeU": lambda model: first_output(FreeU.execute(model, 1.1, 1.2, 0.9, 0.2)),
-    "PerturbedAttentionGuidance": lambda model: first_output(PerturbedAttentionGuidance.execute(model, 3.0)),
-    "LoRA": with_lora,
-    "image tokens in attn2": with_image_tokens,
-    "EasyCache": lambda model: first_output(EasyCacheNode.execute(model, 0.3, 0.0, 1.0, False)),
-}
 
 
 @pytest.fixture
@@ -178,4 +136,4 @@ def test_lora_where_the_user_puts_it(pack, model, case, sample_custom, relative_
     expected = transfer(merged)
     assert relative_error(transfer(with_lora(model)), expected) < 1e-4
     assert relative_error(transfer(model), expected) > 1e-3
-    assert len(patches) == 3 * len(BLOCKS)
+    assert len(patches) == 3 * 9, "the projections of nine self-attentions"

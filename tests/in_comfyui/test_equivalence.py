@@ -175,7 +175,8 @@ def test_guidance_is_that_of_the_samplers(pack, model, case, transfer, sample_cu
     prompt, negative, empty = ([[case["context"] * factor, {}]] for factor in (1.5, 0.5, 1.0))
     [recording] = pack.CaptureSelfAttention(model=model, layers="6-11")
     (noise, content, sigmas), (style_noise, style, _) = (
-        pack.DDIMInvert(model=recording, latent=latent, positive=empty, steps=5, schedule="karras") for latent in (case.content, case.style))
+        pack.DDIMInvert(model=recording, latent=latent, positive=empty, steps=5, schedule="karras")
+        for latent in (case.content, case.style))
     [start] = pack.LatentAdaIN(content=noise, style=style_noise)
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
     above = int((sigmas > 5.42).sum())

@@ -4,12 +4,14 @@ import comfy.supported_models
 import pytest
 import torch
 from comfy.model_base import ModelType
+from companions import COMPANY
 
 from demo.styleid_demo.seeded import LINEAR, SDXL
 from demo.styleid_demo.unet import CONTEXT_DIM, UNET, load_unet
 
 STEPS = 5
 SETTINGS = dict(gamma=0.6, temperature=1.3)
+
 
 class SD20V(comfy.supported_models.SD20):
     """An SD 2.x checkpoint with v-prediction, which ComfyUI otherwise tells by trained weights."""
@@ -62,6 +64,40 @@ def transfer_inputs():
     content, style = (torch.randn(shape, generator=generator) for shape in ((1, 4, 16, 24), (1, 4, 24, 16)))
     context, pooled = (torch.randn(shape, generator=generator) for shape in ((1, 7, CONTEXT_DIM), (1, 1280)))
     return {"samples": content}, {"samples": style}, [[context, {"pooled_output": pooled}]]
+
+
+FEATURES = {  # what is done to the model, how many contents and styles, what SamplerCustom is told
+    "guidance": (None, 1, 1, dict(cfg=4.0)),
+    "frames": (None, 2, 1, {}),
+    "styles": (None, 1, 2, {}),
+    "dpmpp_2m": (None, 1, 1, dict(sampler="dpmpp_2m")),
+    "heun": (None, 1, 1, dict(sampler="heun")),
+    "FreeU": (COMPANY["FreeU"], 1, 1, {}),
+    "LoRA": (COMPANY["LoRA"], 1, 1, {}),
+    "image tokens": (COMPANY["image tokens in attn2"], 1, 1, {}),
+}
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_features_in_every_family(pack, family, transfer_inputs, paper_attention, sample_custom, relative_error, feature):
+    model, layers, _, limit = family
+    change, contents, styles, settings = FEATURES[feature]
+    model = change(model) if change else model
+    content, style, positive = transfer_inputs
+    content, style = ({"samples": torch.cat([latent["samples"].roll(i, -1) for i in range(count)])}
+                      for latent, count in ((content, contents), (style, styles)))
+    negative = [[positive[0][0].flip(1) * 2, positive[0][1]]]
+    [recording] = pack.CaptureSelfAttention(model=model, layers=layers)
+    (noise, content_features, sigmas), (_, style_features, _) = (
+        pack.DDIMInvert(model=recording, latent=latent, positive=positive, steps=3, schedule="ddim") for latent in (content, style))
+    start = {"samples": noise["samples"].repeat(styles, 1, 1, 1)}
+    papers, injecting = (patch(model) for patch in (
+        lambda m: paper_attention(m, content_features, style_features, **SETTINGS),
+        lambda m: pack.InjectStyleKV(model=m, content_features=content_features, style_features=style_features, **SETTINGS)[0]))
+    reference, injected, plain = (sample_custom(patched, positive, sigmas, start, negative=negative, **settings)["samples"]
+                                  for patched in (papers, injecting, model))
+    assert relative_error(injected, reference) < limit
+    assert relative_error(plain, reference) > 1e-2, "the injection makes no difference here"
 
 
 def test_injection_is_the_papers_attention(pack, family, transfer_inputs, paper_attention, sample_custom, relative_error):
