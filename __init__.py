@@ -3,13 +3,13 @@
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
-from .nodes import adain, injection, inversion, styleid_sampler
+from .nodes import adain, injection, inversion, scores, styleid_sampler
 
 
 class StyleIDExtension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*inversion.NODES, *adain.NODES, *injection.NODES, *styleid_sampler.NODES]
+        return [*inversion.NODES, *adain.NODES, *injection.NODES, *styleid_sampler.NODES, *scores.NODES]
 
 
 async def comfy_entrypoint() -> StyleIDExtension:

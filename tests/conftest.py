@@ -1,15 +1,22 @@
 """Shared by the three tiers: core (plain torch), in_comfyui (ComfyUI's classes in this process), over_http (a server)."""
 
+import math
 import sys
+import zlib
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torchvision.models import alexnet, vgg19
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Last, because nodes/ here would otherwise hide ComfyUI's nodes.py.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT] + [str(ROOT)]
+
+from styleid_core.evaluation.networks import ALEXNET, INCEPTION, VGG19  # noqa: E402
 
 torch.set_num_threads(2)
 
@@ -20,6 +27,34 @@ measured_values = pytest.StashKey[list[tuple[str, float, str]]]()
 @pytest.fixture(scope="session")
 def relative_error():
     return lambda a, b: ((a - b).norm() / b.norm()).item()
+
+
+def recipe(name: str, shape: torch.Size) -> torch.Tensor:
+    """The golden file's weights (tests/golden/README.md)."""
+    r = numpy.random.Generator(numpy.random.PCG64(zlib.crc32(name.encode()))).standard_normal(tuple(shape))
+    if len(shape) == 1:
+        return torch.tensor(0.05 * r, dtype=torch.float32)
+    gain = 8 if name == "features.10.weight" else 1
+    return torch.tensor(gain * r * math.sqrt(2 / math.prod(shape[1:])), dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory):
+    """A folder of the metrics' networks in their real layouts with seeded weights, as torch hub keeps them."""
+    folder = tmp_path_factory.mktemp("hub") / "checkpoints"
+    folder.mkdir()
+    with torch.device("meta"):
+        shapes = {name: parameter.shape for name, parameter in vgg19().features[:12].state_dict().items()}
+    torch.save({f"features.{name}": recipe(f"features.{name}", shape) for name, shape in shapes.items()}, folder / VGG19.name)
+    torch.manual_seed(0)
+    torch.save({f"features.{name}": value for name, value in alexnet().features.state_dict().items()}, folder / ALEXNET.name)
+
+    class Untrained(FeatureExtractorInceptionV3):
+        def load_state_dict(self, state):
+            pass
+
+    torch.save(Untrained("", ["2048"], str(folder / ALEXNET.name)).state_dict(), folder / INCEPTION.name)
+    return folder
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import nodes
 
 from .host import ROOT
 
-NODES = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler"]
+NODES = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDScores"]
 
 
 def load_pack() -> SimpleNamespace:

@@ -15,10 +15,11 @@ INPUTS = {
     "StyleIDSampler": {"model": None, "content": None, "style": None, "positive": None, "steps": 50, "gamma": 0.75, "temperature": 1.5,
                        "adain": 1.0, "layers": "6-11", "schedule": "official", "negative": None, "cfg": 1.0, "inversion_positive": None,
                        "denoise": 1.0, "inject_into": "both"},
+    "StyleIDScores": {"content": None, "style": None, "stylized": None},
 }
 OUTPUTS = {
     "CaptureSelfAttention": ["MODEL"], "DDIMInvert": ["LATENT", "STYLEID_FEATURES", "SIGMAS"], "LatentAdaIN": ["LATENT"],
-    "InjectStyleKV": ["MODEL"], "StyleIDSampler": ["LATENT"],
+    "InjectStyleKV": ["MODEL"], "StyleIDSampler": ["LATENT"], "StyleIDScores": ["FLOAT", "FLOAT", "FLOAT", "STRING"],
 }
 
 

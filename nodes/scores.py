@@ -1,0 +1,65 @@
+"""StyleIDScores: the paper's measures of one transfer, beside the picture."""
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy_api.latest import io
+
+from ..styleid_core.evaluation.cfsd import cfsd
+from ..styleid_core.evaluation.histogram import hellinger, rgb_uv_histogram
+from ..styleid_core.evaluation.networks import MissingError, load_lpips, load_vgg19
+
+
+class StyleIDScores(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="StyleIDScores",
+            display_name="StyleID Scores",
+            category="styleid",
+            description="Measures a stylised picture as the StyleID paper does: CFSD and LPIPS to the content, histogram "
+                        "distance to the style. The first run downloads two networks (820 MB).",
+            search_aliases=["styleid", "evaluate style transfer", "lpips", "cfsd", "colour histogram distance"],
+            inputs=[
+                io.Image.Input("content", tooltip="The content picture; cut and resized to the stylised one where their sizes differ."),
+                io.Image.Input("style", tooltip="The style picture; likewise."),
+                io.Image.Input("stylized", tooltip="The result. Of a batch the mean is given, each beside its own content and style, "
+                                                   "or one for all."),
+            ],
+            outputs=[
+                io.Float.Output(display_name="cfsd", tooltip="Structure: 0 keeps the content's, the paper has 0.228. Lower is closer."),
+                io.Float.Output(display_name="lpips", tooltip="Perceptual distance to the content: 0 is equal, the paper has 0.506."),
+                io.Float.Output(display_name="histogram", tooltip="Distance of colours to the style: 0 is equal, 1 has none in common."),
+                io.String.Output(display_name="text", tooltip="All three, to read: connect Preview Any."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, content, style, stylized) -> io.NodeOutput:
+        device = comfy.model_management.get_torch_device()
+        try:
+            vgg19, lpips = load_vgg19(None, device), load_lpips(None, device)
+        except MissingError as error:
+            raise ValueError(f"StyleID Scores: {error}") from error
+        stylized = stylized.movedim(-1, 1)
+        content, style = (fitted(pictures, stylized, name) for pictures, name in ((content, "content"), (style, "style")))
+        scores = []
+        for triple in zip(content, style, stylized):
+            c, s, result = (picture.to(device) for picture in triple)
+            scores.append((cfsd(c, result, vgg19.call).mean, lpips.call(c[None], result[None]).item(),
+                           hellinger(rgb_uv_histogram(s), rgb_uv_histogram(result))))
+        means = torch.tensor(scores).mean(0).tolist()
+        text = "CFSD {:.4f}, LPIPS {:.4f} (to the content), histogram distance {:.4f} (to the style)".format(*means)
+        return io.NodeOutput(*means, text)
+
+
+def fitted(pictures: torch.Tensor, stylized: torch.Tensor, name: str) -> torch.Tensor:
+    """IMAGE (B, H, W, 3) as (N, 3, h, w) of the N stylised pictures' size; ValueError for batches that cannot be paired."""
+    if len(pictures) not in (1, len(stylized)):
+        raise ValueError(f"There are {len(stylized)} stylised pictures and {len(pictures)} in {name}. Give one for all, or as many.")
+    height, width = stylized.shape[-2:]
+    scaled = comfy.utils.common_upscale(pictures.movedim(-1, 1), width, height, "lanczos", "center")
+    return scaled.expand(len(stylized), -1, -1, -1)
+
+
+NODES = [StyleIDScores]
