@@ -1,7 +1,6 @@
 """Draw the README's pictures with the trained model. Called by dev.py figures."""
 
 import matplotlib.pyplot as plt
-import numpy
 import torch
 from PIL import Image
 
@@ -9,7 +8,7 @@ import tools.in_process  # noqa: F401
 
 # isort: split
 from demo.draw_style import STYLES, draw
-from demo.transfer import Transfer
+from demo.transfer import Transfer, as_image
 from tools.host import ROOT, say
 from tools.pack import load_pack
 
@@ -19,10 +18,6 @@ CONTENTS = ("astronaut", "chelsea", "coffee")
 SHOWN = ("swirls", "embers", "waves")
 ABLATION = {"StyleID": {}, "no injection": {"inject": False}, "no AdaIN": {"adain": 0.0}, "temperature 1": {"temperature": 1.0}}
 GAMMAS = (0.0, 0.3, 0.5, 0.75, 1.0)
-
-
-def as_image(picture: Image.Image) -> torch.Tensor:
-    return torch.from_numpy(numpy.array(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS)))[None].float() / 255
 
 
 def save_grid(rows: list[list[torch.Tensor]], titles: list[str], name: str):
@@ -58,8 +53,8 @@ def draw_deviations(transfer: Transfer, content, style):
 def main():
     FIGURES.mkdir(exist_ok=True)
     transfer = Transfer(load_pack())
-    pictures = [as_image(Image.open(ROOT / "tests" / "pictures" / f"{name}.jpg")) for name in CONTENTS]
-    painted = [as_image(draw(STYLES[name])) for name in SHOWN]
+    pictures = [as_image(Image.open(ROOT / "tests" / "pictures" / f"{name}.jpg"), SIDE) for name in CONTENTS]
+    painted = [as_image(draw(STYLES[name]), SIDE) for name in SHOWN]
     contents, styles = ([transfer.invert(image) for image in images] for images in (pictures, painted))
 
     def stylise(content, style, **options):

@@ -4,12 +4,20 @@ from collections import defaultdict
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import numpy
 import torch
 from comfy.samplers import sampler_object
 from comfy_extras.nodes_custom_sampler import SamplerCustom
+from PIL import Image, ImageOps
 
 from .styleid_demo.autoencoder import load_autoencoder
 from .styleid_demo.unet import conditioning, load_trained_unet
+
+
+def as_image(picture: Image.Image, side: int) -> torch.Tensor:
+    """IMAGE (1, side, side, 3): the middle square."""
+    square = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+    return torch.from_numpy(numpy.array(square))[None].float() / 255
 
 
 class Inverted(NamedTuple):

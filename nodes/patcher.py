@@ -11,6 +11,7 @@ from comfy.samplers import KSAMPLER
 from ..styleid_core.attention import mix_query_input
 from ..styleid_core.blocks import Block
 from ..styleid_core.features import Features, features_at, nearest_step, repeat_batch
+from ..styleid_core.storage import Int8, restore, store
 from .unet import select_blocks, self_attention_blocks
 
 KEY = "styleid"
@@ -32,23 +33,23 @@ def put_first(patch, model_options: dict):
     patches["attn1_patch"] = [patch, *patches.get("attn1_patch", [])]
 
 
-def request_capture(model, layers: str):
-    """A clone of MODEL that asks for `layers` to be recorded when it is inverted; errors as `select_blocks`.
+def request_capture(model, layers: str, storage: str = "auto"):
+    """A clone of MODEL that asks for `layers` to be recorded when it is inverted, and kept as one of STORAGES.
 
-    Sampling with it changes nothing.
+    Sampling with it changes nothing. Errors as `select_blocks`.
     """
     m = model.clone()
-    m.model_options["transformer_options"][CAPTURE] = select_blocks(model, layers)
+    m.model_options["transformer_options"][CAPTURE] = select_blocks(model, layers), storage
     return m
 
 
 class Recorder:
     """Owned by one inversion: keeps the self-attention inputs of `blocks`, a list of them for each model call."""
 
-    def __init__(self, blocks: list[Block]):
-        self.blocks = blocks
+    def __init__(self, blocks: list[Block], storage: str):
+        self.blocks, self.storage = blocks, storage
         self.sigmas: list[float] = []
-        self.steps: list[dict[Block, torch.Tensor]] = []
+        self.steps: list[dict[Block, torch.Tensor | Int8]] = []
 
     def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
         sigma = float(transformer_options["sigmas"][0])
@@ -62,7 +63,7 @@ class Recorder:
     def attn1_patch(self, n, context, value, extra_options):
         block = block_address(extra_options)
         if block in self.blocks:
-            self.steps[-1][block] = n.to(comfy.model_management.intermediate_device())
+            self.steps[-1][block] = store(n, self.storage, comfy.model_management.intermediate_device())
         return n, context, value
 
     def features(self, latent: torch.Tensor) -> Features:
@@ -78,7 +79,7 @@ def record_requested(model) -> tuple:
     m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     for name in GUIDANCE:
         m.model_options.pop(name, None)
-    recorder = Recorder(model.model_options["transformer_options"].get(CAPTURE, []))
+    recorder = Recorder(*model.model_options["transformer_options"].get(CAPTURE, ([], "auto")))
     if recorder.blocks:
         m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)
         put_first(recorder.attn1_patch, m.model_options)
@@ -133,7 +134,7 @@ class Injection:
         if tuple(x.shape[-2:]) != self.content.size:
             raise ValueError("The model is sampling only a part of the picture (an area, a tile), where StyleID's content features do not "
                              "fit. Use conditioning without an area and a sampler without tiles.")
-        content, style = ({block: repeat_batch(n.to(x), len(x)) for block, n in features_at(features, sigma).items()}
+        content, style = ({block: repeat_batch(restore(n, x), len(x)) for block, n in features_at(features, sigma).items()}
                           for features in (self.content, self.style))
         self.current = {block: (content[block], style[block]) for block in content.keys() & style.keys()}
         self.sigmas.add(sigma)

@@ -5,8 +5,9 @@ from comfy_api.latest import io
 
 from ..styleid_core.adain import adain as latent_adain
 from ..styleid_core.ddim import sample_ddim, vp_scale
+from ..styleid_core.storage import STORAGES
 from .injection import GAMMA_TOOLTIP, INJECT_INTO_TOOLTIP, TEMPERATURE_TOOLTIP
-from .inversion import DENOISE_TOOLTIP, LAYERS_TOOLTIP, POSITIVE_TOOLTIP, SCHEDULE_TOOLTIP
+from .inversion import DENOISE_TOOLTIP, LAYERS_TOOLTIP, POSITIVE_TOOLTIP, SCHEDULE_TOOLTIP, STORAGE_TOOLTIP
 from .patcher import INJECT_INTO, inject_style, keep_outside, request_capture
 from .sampling import (
     SCHEDULES,
@@ -57,6 +58,7 @@ class StyleIDSampler(io.ComfyNode):
                 io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01, optional=True, advanced=True, tooltip=DENOISE_TOOLTIP),
                 io.Combo.Input("inject_into", options=list(INJECT_INTO), default="both", optional=True, advanced=True,
                                tooltip=INJECT_INTO_TOOLTIP),
+                io.Combo.Input("storage", options=list(STORAGES), default="auto", optional=True, advanced=True, tooltip=STORAGE_TOOLTIP),
             ],
             outputs=[io.Latent.Output(tooltip="The stylised picture, for VAE Decode.")],
         )
@@ -64,7 +66,7 @@ class StyleIDSampler(io.ComfyNode):
     @classmethod
     def execute(cls, model, content, style, positive, steps=50, gamma=0.75, temperature=1.5, adain=1.0, layers="6-11",
                 schedule="official", negative=None, cfg=1.0, inversion_positive=None, denoise=1.0,
-                inject_into="both") -> io.NodeOutput:
+                inject_into="both", storage="auto") -> io.NodeOutput:
         z_content, z_style = image_latents(content, style)
         for name, samples in (("content", z_content), ("style", z_style)):
             check_channels(model, samples, name)
@@ -73,7 +75,7 @@ class StyleIDSampler(io.ComfyNode):
             raise ValueError(f"cfg {cfg:g} compares with a negative prompt, and none is connected. Connect negative, or set cfg to 1.")
 
         injected = bool(layers.strip())
-        recording = request_capture(model, layers) if injected else model
+        recording = request_capture(model, layers, storage) if injected else model
         plan = make_schedule(model, schedule, steps, denoise)
         n = len(plan.evaluated)
         on_content, on_style, on_sampling = progress(model, n, n, len(plan.sampling) - 1)

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .blocks import Block
+from .storage import Int8
 
 
 class Features(NamedTuple):
@@ -13,14 +14,14 @@ class Features(NamedTuple):
 
     sigmas  S floats            the sigma the model was evaluated at on each step
     blocks  K blocks            which self-attentions were captured; none when nothing was asked for
-    steps   S lists of K        steps[i][k]: (batch, tokens, channels) of blocks[k] at sigmas[i], in the model's dtype
+    steps   S lists of K        steps[i][k]: (batch, tokens, channels) of blocks[k] at sigmas[i], as `storage.store` keeps it
     latent  (batch, C, H, W)    what was inverted
 
     Lists and tuples all through, because ComfyUI's memory-pressure cache counts tensors only inside those.
     """
     sigmas: list[float]
     blocks: list[Block]
-    steps: list[list[Tensor]]
+    steps: list[list[Tensor | Int8]]
     latent: Tensor
 
     @property
@@ -29,7 +30,7 @@ class Features(NamedTuple):
 
     @property
     def batch(self) -> int:
-        return self.steps[0][0].shape[0]
+        return len(self.latent)
 
 
 def nearest_step(features: Features, sigma: float) -> int:
@@ -49,8 +50,8 @@ def nearest_step(features: Features, sigma: float) -> int:
     return step
 
 
-def features_at(features: Features, sigma: float) -> dict[Block, Tensor]:
-    """{block: n (batch, tokens, channels)} of the step nearest to sigma; ValueError as `nearest_step`."""
+def features_at(features: Features, sigma: float) -> dict[Block, Tensor | Int8]:
+    """{block: n (batch, tokens, channels), as it is kept} of the step nearest to sigma; ValueError as `nearest_step`."""
     return dict(zip(features.blocks, features.steps[nearest_step(features, sigma)]))
 
 

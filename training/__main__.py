@@ -24,8 +24,8 @@ WORK = ROOT / ".dev" / "training"
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="dev.py train")
     parser.add_argument("--images", type=Path, required=True, help="a folder of pictures, searched with its sub-folders")
-    parser.add_argument("--autoencoder-steps", type=int, default=12000)
-    parser.add_argument("--unet-steps", type=int, default=13000)
+    parser.add_argument("--autoencoder-steps", type=int, default=10000)
+    parser.add_argument("--unet-steps", type=int, default=11500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=WORK, help="where checkpoints are kept; an interrupted run goes on from them")
     return parser.parse_args()
@@ -45,7 +45,8 @@ def main():
                  UNET_RATE, options.seed, device)
     command = (f"python dev.py train --images DIR --autoencoder-steps {options.autoencoder_steps} --unet-steps {options.unet_steps} "
                f"--seed {options.seed}")
-    write_report(autoencoder, unet, options.folder, WEIGHTS, (len(training), len(held_back)), command, device, ROOT / "tests" / "pictures")
+    counts = {"found": len(training) - DRAWN, "drawn": DRAWN, "held_back": len(held_back)}
+    write_report(autoencoder, unet, options.folder, WEIGHTS, counts, command, device, ROOT / "tests" / "pictures")
 
 
 if __name__ == "__main__":

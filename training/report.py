@@ -58,7 +58,7 @@ def draw_reconstructions(autoencoder: torch.nn.Sequential, pictures: Path, path:
     Image.fromarray((rows.movedim(0, -1) * 255).round().numpy().astype(numpy.uint8)).save(path, quality=88)
 
 
-def write_card(logs: dict[str, dict], counts: tuple[int, int], command: str, device: torch.device, networks: list[torch.nn.Module],
+def write_card(logs: dict[str, dict], counts: dict[str, int], command: str, device: torch.device, networks: list[torch.nn.Module],
                path: Path):
     machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU cores"
     rows = [f"| {name} | {log['step'][-1]:.0f} | {log['seconds'][-1] / 3600:.2f} | {log['loss'][-1]:.5f} | {held_back} |"
@@ -66,13 +66,12 @@ def write_card(logs: dict[str, dict], counts: tuple[int, int], command: str, dev
                                                              f"squared error of the noise {logs['unet']['held_back'][-1]:.4f}"))]
     path.write_text(CARD.format(
         sizes=[sum(parameter.numel() for parameter in network.parameters()) / 1e6 for network in networks], rows="\n".join(rows),
-        command=command, machine=machine, torch=torch.__version__, python=platform.python_version(), training=counts[0],
-        held_back=counts[1]))
+        command=command, machine=machine, torch=torch.__version__, python=platform.python_version(), **counts))
 
 
-def write_report(autoencoder: torch.nn.Sequential, unet: torch.nn.Module, run: Path, folder: Path, counts: tuple[int, int], command: str,
+def write_report(autoencoder: torch.nn.Sequential, unet: torch.nn.Module, run: Path, folder: Path, counts: dict[str, int], command: str,
                  device: torch.device, pictures: Path):
-    """`run` holds the logs, `counts` are the pictures trained on and held back, `pictures` the folder of those to show."""
+    """`run` holds the logs; `counts` are the pictures found and drawn to train on, and those held back; `pictures` are those to show."""
     folder.mkdir(exist_ok=True)
     save_weights(autoencoder, unet, folder)
     logs = {}
@@ -115,7 +114,8 @@ Above pictures that were not trained on, below what the autoencoder restores at 
 
 ## Data
 
-{training} pictures to train on, {held_back} held back (every tenth): a COCO 2017 sample and the Kodak suite (photographs), works of
-painters who died by 1944, Met Open Access (western paintings), Song and Ming landscapes (chinese paintings). The pictures are not part of
-the repository. StyleID's own 20 contents and 40 styles, and what the demo and the tests show, were never trained on.
+{found} pictures to train on, {held_back} held back (every tenth): a COCO 2017 sample and the Kodak suite (photographs), works of
+painters who died by 1944, Met Open Access (western paintings), Song and Ming landscapes (chinese paintings). Beside them {drawn} pictures
+of strokes and dots that the script draws at random. The pictures are not part of the repository. StyleID's own 20 contents and 40
+styles, and what the demo and the tests show, were never trained on.
 """

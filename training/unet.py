@@ -22,14 +22,21 @@ VALIDATION_TIMESTEPS = (50, 250, 500, 750, 950)
 def training_latents(encoder: torch.nn.Module, paths: list[Path], folder: Path,
                      device: torch.device) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Latents of all pictures at each size, also mirrored, and their prompts' indices; kept in `folder`, as they take minutes."""
-    kept = folder / "latents.pt"
-    if not kept.exists():
+    kept, encoded_by = folder / "latents.pt", fingerprint(encoder)
+    known = torch.load(kept) if kept.exists() else {}
+    if known.get("encoded by") != encoded_by:
         latents = []
         for side in SHORT_SIDES:
             pictures = load_pictures(paths, (side,))
             latents += encode_all(encoder, pictures, device) + encode_all(encoder, [picture.flip(-1) for picture in pictures], device)
-        torch.save(latents, kept)
-    return torch.load(kept), torch.tensor([label_of(path) for path in paths] * 2 * len(SHORT_SIDES))
+        known = {"encoded by": encoded_by, "latents": latents}
+        torch.save(known, kept)
+    return known["latents"], torch.tensor([label_of(path) for path in paths] * 2 * len(SHORT_SIDES))
+
+
+def fingerprint(network: torch.nn.Module) -> float:
+    """Another one for other weights."""
+    return sum(parameter.double().abs().sum().item() for parameter in network.parameters())
 
 
 def unet_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Path], folder: Path, seed: int, device: torch.device) -> Task:

@@ -6,7 +6,6 @@ Such a folder has the sub-folders content and style; all of its contents are pai
 import os
 from pathlib import Path
 
-import numpy
 import pytest
 import torch
 from PIL import Image
@@ -14,19 +13,12 @@ from PIL import Image
 from demo.draw_style import STYLES, draw
 from demo.measures import colour_distance, psnr, saturation, structure_distance, texture_distance
 from demo.styleid_demo.unet import conditioning
-from demo.transfer import Transfer
+from demo.transfer import Transfer, as_image
 
 PICTURES = Path(__file__).resolve().parents[1] / "pictures"
 OWN = os.environ.get("STYLEID_PICTURES")
 SIDE = 128  # of pictures that are transferred: 36 pairs in six variants are 10,000 model calls
 GAMMAS = (0.0, 0.3, 0.75, 1.0)
-
-
-def as_image(picture: Image.Image, side: int = SIDE) -> torch.Tensor:
-    """IMAGE (1, side, side, 3): the middle square."""
-    room = [(length - min(picture.size)) // 2 for length in picture.size]
-    square = picture.convert("RGB").crop((*room, room[0] + min(picture.size), room[1] + min(picture.size)))
-    return torch.from_numpy(numpy.array(square.resize((side, side), Image.Resampling.LANCZOS)))[None].float() / 255
 
 
 def opened(folder: Path, side: int = SIDE) -> torch.Tensor:
@@ -43,7 +35,7 @@ def contents():
 
 @pytest.fixture(scope="module")
 def styles():
-    return opened(Path(OWN) / "style") if OWN else torch.cat([as_image(draw(style)) for style in STYLES.values()])
+    return opened(Path(OWN) / "style") if OWN else torch.cat([as_image(draw(style), SIDE) for style in STYLES.values()])
 
 
 @pytest.fixture(scope="module")
