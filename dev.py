@@ -1,4 +1,7 @@
-"""Try, test and look at the pack on a private ComfyUI: python dev.py demo | test | serve | figures | train. Standard library only."""
+"""Try, test and look at the pack on a private ComfyUI. Standard library only.
+
+python dev.py demo | test | serve | figures | train | evaluate | bench
+"""
 
 import argparse
 import os
@@ -53,6 +56,14 @@ def train(options) -> int:
     return module(host_of(options), "training", *options.rest)
 
 
+def evaluate(options) -> int:
+    return module(host_of(options), "evaluation", *options.rest)
+
+
+def bench(options) -> int:
+    return module(host_of(options), "benchmarks.speed", *options.rest)
+
+
 def look(options) -> int:
     host = host_of(options)
     with serve(host, BASE, options.port, options.checkpoint) as server:
@@ -66,7 +77,7 @@ def look(options) -> int:
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description="ComfyUI-StyleID on a private ComfyUI.")
-    commands = parser.add_subparsers(required=True, metavar="demo | test | serve | figures | train")
+    commands = parser.add_subparsers(required=True, metavar="demo | test | serve | figures | train | evaluate | bench")
     host = argparse.ArgumentParser(add_help=False)
     which = host.add_mutually_exclusive_group()
     which.add_argument("--comfyui", metavar="PATH", help="a ComfyUI folder of your own (default: COMFYUI_PATH, or a downloaded one)")
@@ -87,9 +98,13 @@ def parse_arguments():
     command.set_defaults(command=figures)
     command = commands.add_parser("train", parents=[host], help="train the built-in model: --images DIR, and what python -m training knows")
     command.set_defaults(command=train)
+    command = commands.add_parser("evaluate", parents=[host], help="stylise and measure all pairs: --content DIR --style DIR --out DIR ...")
+    command.set_defaults(command=evaluate)
+    command = commands.add_parser("bench", parents=[host], help="measure time and memory beside the bare model calls")
+    command.set_defaults(command=bench)
 
     options, options.rest = parser.parse_known_args()
-    if options.rest and options.command not in (test, train):
+    if options.rest and options.command not in (test, train, evaluate, bench):
         parser.error(f"unknown arguments: {' '.join(options.rest)}")
     return options
 

@@ -12,8 +12,8 @@ FeaturesType = io.Custom("STYLEID_FEATURES")
 LAYERS_TOOLTIP = ("Decoder (output) blocks, as numbers and ranges: 6-11 (the paper's choice for SD 1.x), or 6,7,9-11. auto picks the "
                   "equivalent for any UNet (0-5 in SDXL), and 0-2 @ 6-9 some transformers of a block. Fewer and later blocks carry "
                   "finer texture and less of the style, earlier ones begin to change the shapes.")
-STORAGE_TOOLTIP = ("How features are kept. auto: in the model's precision. fp16 and bf16 halve those of a model in fp32. int8, with a scale "
-                   "for each token, halves them again; the result differs by less than 1 %.")
+STORAGE_TOOLTIP = ("How features are kept. auto: in the model's precision. fp16 and bf16 halve those of a model in fp32. int8, with a "
+                   "scale for each token, halves them again; the result differs by less than 1 %.")
 POSITIVE_TOOLTIP = "Conditioning of every model call. The paper uses an empty prompt, without classifier-free guidance."
 SCHEDULE_TOOLTIP = ("official: the timesteps of the authors' code, for their results. ddim: invert along exactly the sigmas that are "
                     "sampled, down to 0, for the closest reconstruction. Others do the same along that scheduler of ComfyUI.")

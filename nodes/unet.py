@@ -1,5 +1,6 @@
 """Which self-attentions a UNet has, and which of them a user's text names."""
 
+import math
 from collections import Counter
 
 from comfy.ldm.modules.attention import SpatialTransformer
@@ -24,15 +25,30 @@ def self_attention_blocks(model) -> list[Block]:
             for index in range(len(layer.transformer_blocks))]
 
 
+def doublings_left(model) -> list[int]:
+    """Of each output block: how often the picture is still doubled between its self-attention and the end."""
+    upsampling = [any(isinstance(layer, Upsample) for layer in block) for block in model.model.diffusion_model.output_blocks]
+    return [sum(upsampling[number:]) for number in range(len(upsampling))]
+
+
 def finest_blocks(model, levels: int) -> set[int]:
     """Numbers of the output blocks in the last `levels` resolutions of the decoder that have self-attention."""
-    level, level_of = 0, {}
-    for number, block in enumerate(model.model.diffusion_model.output_blocks):
-        level_of[number] = level
-        level += any(isinstance(layer, Upsample) for layer in block)
+    left = doublings_left(model)
     attended = {number for _, number, _ in self_attention_blocks(model)}
-    finest = sorted({level_of[number] for number in attended})[-levels:]
-    return {number for number in attended if level_of[number] in finest}
+    finest = sorted({left[number] for number in attended})[:levels]
+    return {number for number in attended if left[number] in finest}
+
+
+def token_shapes(model, blocks: list[Block], size: tuple[int, int]) -> list[tuple[int, int]]:
+    """(tokens, channels) that the self-attention of each of `blocks` sees when a latent of `size` (H, W) is sampled."""
+    left = doublings_left(model)
+    shapes = []
+    for _, number, index in blocks:
+        [transformers] = (layer.transformer_blocks for layer in model.model.diffusion_model.output_blocks[number]
+                          if isinstance(layer, SpatialTransformer))
+        height, width = (math.ceil(side / 2 ** left[number]) for side in size)
+        shapes.append((height * width, transformers[index].attn1.to_q.in_features))
+    return shapes
 
 
 def select_blocks(model, layers: str) -> list[Block]:

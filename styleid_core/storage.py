@@ -14,6 +14,11 @@ class Int8(NamedTuple):
     scale: Tensor
 
 
+def token_bytes(channels: int, storage: str, dtype: torch.dtype) -> int:
+    """What `store` makes of one token in `dtype`."""
+    return channels + 4 if storage == "int8" else channels * (STORAGES[storage] or dtype).itemsize
+
+
 def store(n: Tensor, storage: str, device: torch.device) -> Tensor | Int8:
     """n (batch, tokens, channels) as one of STORAGES, on `device`."""
     if storage == "int8":

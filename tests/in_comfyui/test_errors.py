@@ -1,6 +1,7 @@
 """Every mistake stops with a ValueError that names the value and says what to change."""
 
 import comfy.model_base
+import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
 import pytest
@@ -185,3 +186,9 @@ def test_an_unused_mask_is_warned_about(pack, model, inputs, case, caplog):
 def test_guidance_without_a_negative(pack, inputs):
     with pytest.raises(ValueError, match="cfg 7 compares with a negative prompt, and none is connected. Connect negative, or set cfg to 1"):
         pack.StyleIDSampler(**inputs | {"cfg": 7.0})
+
+
+def test_features_that_do_not_fit(pack, inputs, monkeypatch):
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 1e6)
+    with pytest.raises(ValueError, match=r"features of 3 steps would take 0.00\d+ GB, and 0.001 GB of memory are free. Set storage"):
+        pack.StyleIDSampler(**inputs)

@@ -1,0 +1,211 @@
+"""What the method costs beyond its model calls: python dev.py bench.
+
+Side by side, on the same weights, in turn and each in a process of its own: as many calls of the bare model (the floor), this pack with
+every storage, and the straightforward way. The weights are random, on which speed does not depend.
+"""
+
+import argparse
+import json
+import math
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+import tools.in_process  # noqa: F401
+
+# isort: split
+import comfy.samplers
+import comfy.supported_models
+import comfyui_version
+from comfy.patcher_extension import WrappersMP
+from comfy.samplers import sampler_object
+from comfy_extras.nodes_custom_sampler import SamplerCustom
+
+from demo.styleid_demo.unet import UNET, new_unet
+from styleid_core.storage import STORAGES
+from tools.host import ROOT, say
+from tools.pack import load_pack
+
+from .straightforward import capturing, injecting
+
+SD1 = UNET | dict(model_channels=320, context_dim=768)
+SDXL = UNET | dict(model_channels=320, context_dim=2048, num_heads=-1, num_head_channels=64, use_linear_in_transformer=True,
+                   num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4], transformer_depth=[0, 0, 2, 2, 10, 10], transformer_depth_middle=10,
+                   transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10], num_classes="sequential", adm_in_channels=2816)
+FLOOR, STRAIGHTFORWARD = "model calls alone", "straightforward"
+VARIANTS = [FLOOR, *(f"StyleID, {storage}" for storage in STORAGES), STRAIGHTFORWARD]
+
+
+class Case(NamedTuple):
+    """A UNet in fp16 on a GPU and fp32 on a CPU, on latents of `side` x `side`."""
+    unet: dict
+    family: type
+    layers: str
+    side: int
+
+
+CASES = {
+    "SD 1.x in small, 256 x 256": Case(UNET, comfy.supported_models.SD15, "6-11", 32),
+    "SD 1.x in small, 512 x 512": Case(UNET, comfy.supported_models.SD15, "6-11", 64),
+    "SD 1.5, 512 x 512": Case(SD1, comfy.supported_models.SD15, "6-11", 64),
+    "SD 1.5, 1024 x 1024": Case(SD1, comfy.supported_models.SD15, "6-11", 128),
+    "SDXL, 1024 x 1024": Case(SDXL, comfy.supported_models.SDXL, "auto", 128),
+}
+ON_CPU, ON_GPU = list(CASES)[:2], list(CASES)[2:]
+
+
+class Measured(NamedTuple):
+    seconds: float
+    calls: int
+    peak_bytes: int  # of GPU memory as torch counts it, or of the process on a CPU
+    feature_bytes: int
+
+
+def random_model(case: Case):
+    dtype = torch.float16 if torch.cuda.is_available() else torch.float32
+    patcher = new_unet(case.unet | dict(dtype=dtype), case.family)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in patcher.model.diffusion_model.named_parameters():
+        spread = 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.02
+        parameter.data.normal_(1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0, spread, generator=generator)
+    return patcher
+
+
+def conditioning(case: Case) -> list:
+    return [[torch.randn(1, 77, case.unet["context_dim"]), {"pooled_output": torch.zeros(1, 1280)}]]
+
+
+def size(kept) -> int:
+    """Bytes of the tensors in dicts, lists and tuples."""
+    if isinstance(kept, torch.Tensor):
+        return kept.nbytes
+    if isinstance(kept, dict):
+        return sum(map(size, kept.values()))
+    return sum(map(size, kept)) if isinstance(kept, (list, tuple)) else 0
+
+
+class Run:
+    """One transfer, or its floor, on latents of noise."""
+
+    def __init__(self, case: Case):
+        self.pack, self.case, self.calls = load_pack(), case, 0
+        self.model = random_model(case)
+        self.model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "bench", self.count)
+        self.positive = conditioning(case)
+        self.content, self.style = ({"samples": torch.randn(1, 4, case.side, case.side)} for _ in range(2))
+
+    def count(self, executor, *args, **kwargs):
+        self.calls += 1
+        return executor(*args, **kwargs)
+
+    def sample(self, model, start: dict, sigmas: torch.Tensor):
+        SamplerCustom.execute(model, False, 0, 1.0, self.positive, self.positive, sampler_object("euler"), sigmas, start)
+
+    def invert(self, model, latent: dict, steps: int) -> tuple:
+        return self.pack.DDIMInvert(model=model, latent=latent, positive=self.positive, steps=steps, schedule="ddim")
+
+    def floor(self, steps: int) -> int:
+        sigmas = comfy.samplers.calculate_sigmas(self.model.get_model_object("model_sampling"), "normal", 3 * steps)
+        self.sample(self.model, self.content, sigmas)
+        return 0
+
+    def styleid(self, steps: int, storage: str) -> int:
+        [recording] = self.pack.CaptureSelfAttention(model=self.model, layers=self.case.layers, storage=storage)
+        (noise, content, sigmas), (style_noise, style, _) = (self.invert(recording, z, steps) for z in (self.content, self.style))
+        [start] = self.pack.LatentAdaIN(content=noise, style=style_noise)
+        [m] = self.pack.InjectStyleKV(model=self.model, content_features=content, style_features=style)
+        self.sample(m, start, sigmas)
+        return size(content.steps)
+
+    def straightforward(self, steps: int) -> int:
+        [recording] = self.pack.CaptureSelfAttention(model=self.model, layers=self.case.layers)
+        blocks = recording.model_options["transformer_options"]["styleid_capture"][0]
+        (content, q_content), (style, kv_style) = (capturing(self.model, blocks) for _ in range(2))
+        (noise, _, sigmas), (style_noise, _, _) = (self.invert(m, z, steps) for m, z in ((content, self.content), (style, self.style)))
+        [start] = self.pack.LatentAdaIN(content=noise, style=style_noise)
+        self.sample(injecting(self.model, blocks, q_content, kv_style), start, sigmas)
+        return size(q_content)
+
+    def variant(self, name: str) -> Callable[[int], int]:
+        """A function from the number of steps to the bytes of one picture's features."""
+        if name in (FLOOR, STRAIGHTFORWARD):
+            return self.floor if name == FLOOR else self.straightforward
+        return lambda steps: self.styleid(steps, name.removeprefix("StyleID, "))
+
+
+def measure(case: Case, variant: str, steps: int) -> Measured:
+    torch.manual_seed(0)
+    run = Run(case)
+    with torch.inference_mode():
+        run.variant(variant)(2)  # loads the model and warms up
+        run.calls = 0
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        started = time.perf_counter()
+        feature_bytes = run.variant(variant)(steps)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Measured(seconds, run.calls, peak, feature_bytes)
+
+
+def measured_apart(case: str, variant: str, steps: int) -> Measured:
+    command = [sys.executable, "-m", "benchmarks.speed", "--one", case, variant, "--steps", str(steps)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{case}, {variant} failed:\n{done.stderr[-2000:]}")
+    return Measured(*json.loads(done.stdout.splitlines()[-1]))
+
+
+def table(case: str, rounds: list[dict[str, Measured]]) -> list[str]:
+    lines = [f"### {case}", "", "| | seconds | over the floor | model calls | peak memory over the floor | features of one picture |",
+             "|---|---|---|---|---|---|"]
+    for variant in VARIANTS:
+        runs = [measured[variant] for measured in rounds]
+        ratio = statistics.median(measured[variant].seconds / measured[FLOOR].seconds for measured in rounds)
+        peak = statistics.median(measured[variant].peak_bytes - measured[FLOOR].peak_bytes for measured in rounds)
+        lines.append(f"| {variant} | {statistics.median(run.seconds for run in runs):.2f} | {ratio - 1:+.1%} | {runs[0].calls} | "
+                     f"{peak / 1e6:+.0f} MB | {runs[0].feature_bytes / 1e6:.1f} MB |")
+    return [*lines, ""]
+
+
+def main():
+    gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(prog="dev.py bench", description=__doc__)
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=ON_GPU if gpu else ON_CPU)
+    parser.add_argument("--steps", type=int, default=50 if gpu else 20)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / f"speed_{'gpu' if gpu else 'cpu'}.md")
+    parser.add_argument("--one", nargs=2, metavar=("CASE", "VARIANT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        case, variant = options.one
+        sys.stdout.write(json.dumps(measure(CASES[case], variant, options.steps)) + "\n")
+        return
+    machine = torch.cuda.get_device_name() if gpu else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    lines = ["# Speed and memory", "",
+             f"{time.strftime('%Y-%m-%d')}, {machine}, PyTorch {torch.__version__}, Python {platform.python_version()}, ComfyUI "
+             f"{comfyui_version.__version__}; {options.steps} steps, medians of {options.rounds} rounds in which every line runs once. "
+             "Made by `python dev.py bench`.", ""]
+    for case in options.cases:
+        rounds = []
+        for number in range(options.rounds):
+            say(f"{case}: round {number + 1} of {options.rounds}")
+            rounds.append({variant: measured_apart(case, variant, options.steps) for variant in VARIANTS})
+        lines += table(case, rounds)
+        options.out.write_text("\n".join(lines), encoding="utf-8")
+    say(f"Written: {options.out}")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()
