@@ -8,9 +8,8 @@ from typing import NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
+from styleid_core.evaluation.pairs import PICTURES
 from tools.host import HostError, say
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 class Method(NamedTuple):
@@ -60,7 +59,7 @@ def readable_pictures(folder: Path) -> tuple[list[Path], int]:
     if not folder.is_dir():
         raise HostError(f"There is no folder {folder}.")
     readable, unreadable = [], 0
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES):
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES):
         try:
             check_readable(path)
             readable.append(path)
@@ -68,7 +67,7 @@ def readable_pictures(folder: Path) -> tuple[list[Path], int]:
             say(f"Skipping {path.name}, which cannot be read: {error}")
             unreadable += 1
     if not readable:
-        raise HostError(f"There is no readable picture ({', '.join(sorted(SUFFIXES))}) in {folder}.")
+        raise HostError(f"There is no readable picture ({', '.join(sorted(PICTURES))}) in {folder}.")
     return readable, unreadable
 
 

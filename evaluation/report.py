@@ -7,11 +7,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from styleid_core.evaluation.report import TITLES
 from tools.host import ROOT, HostError
 
 from .protocol import Setting
-
-TITLES = {"cfsd": "CFSD", "cfsd_sum": "CFSD, summed", "lpips": "LPIPS", "histogram": "histogram distance", "fid": "FID", "artfid": "ArtFID"}
 
 
 class Row(NamedTuple):
