@@ -189,6 +189,6 @@ def test_guidance_without_a_negative(pack, inputs):
 
 
 def test_features_that_do_not_fit(pack, inputs, monkeypatch):
-    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 1e6)
-    with pytest.raises(ValueError, match=r"features of 3 steps would take 0.00\d+ GB, and 0.001 GB of memory are free. Set storage"):
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 1e5)
+    with pytest.raises(ValueError, match=r"features of 3 steps would take 0.000\d+ GB, and 0.0001 GB of memory are free. Set storage"):
         pack.StyleIDSampler(**inputs)
