@@ -30,7 +30,7 @@ class Features(NamedTuple):
 
     @property
     def batch(self) -> int:
-        return len(self.latent)
+        return self.steps[0][0].shape[0]
 
 
 def nearest_step(features: Features, sigma: float) -> int:

@@ -13,6 +13,10 @@ class Int8(NamedTuple):
     values: Tensor
     scale: Tensor
 
+    @property
+    def shape(self) -> torch.Size:
+        return self.values.shape
+
 
 def token_bytes(channels: int, storage: str, dtype: torch.dtype) -> int:
     """What `store` makes of one token in `dtype`."""
