@@ -8,7 +8,7 @@ from typing import NamedTuple
 from PIL import Image
 from tqdm import tqdm
 
-from styleid_core.evaluation.pairs import PICTURES
+from styleid_core.evaluation.pairs import PICTURES, UNREADABLE
 from tools.host import HostError, say
 
 
@@ -63,7 +63,7 @@ def readable_pictures(folder: Path) -> tuple[list[Path], int]:
         try:
             check_readable(path)
             readable.append(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             say(f"Skipping {path.name}, which cannot be read: {error}")
             unreadable += 1
     if not readable:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from .cfsd import cfsd
 from .histogram import hellinger, rgb_uv_histogram
 from .networks import Network, frechet_distance, load_inception, load_lpips, load_vgg19
-from .pairs import Pair, read
+from .pairs import UNREADABLE, Pair, read
 
 METRICS = {"cfsd": load_vgg19, "lpips": load_lpips, "fid": load_inception, "histogram": None}
 CHUNK = 8  # pairs that are measured between two savings
@@ -72,7 +72,7 @@ def open_pair(pair: Pair, skipped: list) -> tuple | None:
         content = read(path, stylized)
         path = pair.style
         return pair, stylized, content, read(path, stylized)
-    except (OSError, ValueError) as error:
+    except UNREADABLE as error:
         skipped.append((path.name, str(error).replace(str(path), path.name)))
         return None
 

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 SEPARATOR = "_stylized_"
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for broken files, by their format
 
 
 class Pair(NamedTuple):

@@ -5,10 +5,12 @@ Networks have the real layouts and seeded weights, written as the files that a u
 
 import json
 import math
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 
 import lpips
@@ -178,6 +180,20 @@ def test_a_broken_picture_is_named_and_the_rest_is_measured(folders, weights):
     assert done.returncode == 0 and report["pairs"] == 2
     assert {row["file"] for row in report["skipped"]} == {"a_stylized_y.png", "b.png"} and len(report["skipped"]) == 4
     assert "Left out: b.png" in done.stdout
+
+
+def test_a_png_with_a_broken_chunk_is_named_too(folders, weights):
+    """Pillow calls it a SyntaxError, where other broken files are an OSError."""
+    path = folders / "stylized" / "a_stylized_y.png"
+    data = path.read_bytes()
+    start = data.index(b"IDAT")
+    first = data[start:start + 1004]  # the chunk's name and 1000 bytes, then its checksum, and no chunk's name after it
+    path.write_bytes(data[:start - 4] + struct.pack(">I", 1000) + first + struct.pack(">I", zlib.crc32(first)) + bytes(20))
+    with pytest.raises(SyntaxError), Image.open(path) as image:
+        image.load()
+    assert command(folders, weights, "--metrics", "histogram").returncode == 0
+    report = json.loads((folders / "report.json").read_text())
+    assert report["pairs"] == 5 and [row["file"] for row in report["skipped"]] == ["a_stylized_y.png"]
 
 
 def test_wrong_names_and_missing_weights_stop_with_a_sentence(folders, weights, tmp_path):
