@@ -1,8 +1,7 @@
-"""All that this pack knows of ComfyUI's model patching: patches, wrappers, transformer_options."""
+"""The injection into any sampling run of a MODEL, by patches and wrappers that the run owns."""
 
-import logging
+from functools import partial
 
-import comfy.model_management
 import comfy.sampler_helpers
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
@@ -10,80 +9,18 @@ from comfy.samplers import KSAMPLER
 
 from ..styleid_core.attention import mix_query_input
 from ..styleid_core.blocks import Block
-from ..styleid_core.features import Features, features_at, nearest_step, repeat_batch
-from ..styleid_core.storage import Int8, restore, store
-from .unet import select_blocks, self_attention_blocks
+from ..styleid_core.features import Features, Reader, nearest_step, repeat_batch
+from ..styleid_core.storage import map_tensors, restore
+from .memory import fits_in_one_batch
+from .recording import KEY, ModelCall, block_address, logger, put_first, replay_all
+from .unet import self_attention_blocks
 
-KEY = "styleid"
-CAPTURE = "styleid_capture"
-GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "disable_cfg1_optimization")
 INJECT_INTO = {"both": (0, 1), "cond": (0,), "uncond": (1,)}  # as ComfyUI numbers them in cond_or_uncond
 STOCHASTIC = ("ancestral", "sde", "ddpm", "seeds", "sa_solver")  # parts of the names of ComfyUI's samplers
 
-logger = logging.getLogger(KEY)
 
-
-def block_address(extra_options: dict) -> Block:
-    return (*extra_options["block"], extra_options["block_index"])
-
-
-def put_first(patch, model_options: dict):
-    """Run `patch` before every other attn1_patch, so that it meets the LayerNorm output and not what others make of it."""
-    patches = model_options["transformer_options"].setdefault("patches", {})
-    patches["attn1_patch"] = [patch, *patches.get("attn1_patch", [])]
-
-
-def request_capture(model, layers: str, storage: str = "auto"):
-    """A clone of MODEL that asks for `layers` to be recorded when it is inverted, and kept as one of STORAGES.
-
-    Sampling with it changes nothing. Errors as `select_blocks`.
-    """
-    m = model.clone()
-    m.model_options["transformer_options"][CAPTURE] = select_blocks(model, layers), storage
-    return m
-
-
-class Recorder:
-    """Owned by one inversion: keeps the self-attention inputs of `blocks`, a list of them for each model call."""
-
-    def __init__(self, blocks: list[Block], storage: str):
-        self.blocks, self.storage = blocks, storage
-        self.sigmas: list[float] = []
-        self.steps: list[dict[Block, torch.Tensor | Int8]] = []
-
-    def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
-        sigma = float(transformer_options["sigmas"][0])
-        if len(transformer_options["cond_or_uncond"]) > 1 or sigma in self.sigmas:
-            raise ValueError("An inversion needs one conditioning for the whole picture, and several are connected to positive. "
-                             "Give it a single prompt (the paper's is empty), not a combined or regional one.")
-        self.sigmas.append(sigma)
-        self.steps.append({})
-        return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
-
-    def attn1_patch(self, n, context, value, extra_options):
-        block = block_address(extra_options)
-        if block in self.blocks:
-            self.steps[-1][block] = store(n, self.storage, comfy.model_management.intermediate_device())
-        return n, context, value
-
-    def features(self, latent: torch.Tensor) -> Features:
-        return Features(self.sigmas, self.blocks, [[step[block] for block in self.blocks] for step in self.steps], latent)
-
-
-def record_requested(model) -> tuple:
-    """(clone of MODEL, its Recorder), for the blocks that `request_capture` asked for, which may be none.
-
-    The clone injects nothing and has no guidance, even if MODEL does: an inversion follows the bare prediction.
-    """
-    m = model.clone()
-    m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    for name in GUIDANCE:
-        m.model_options.pop(name, None)
-    recorder = Recorder(*model.model_options["transformer_options"].get(CAPTURE, ([], "auto")))
-    if recorder.blocks:
-        m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)
-        put_first(recorder.attn1_patch, m.model_options)
-    return m, recorder
+def is_replayed(features: Features) -> bool:
+    return isinstance(features.steps[0], ModelCall)
 
 
 def keep_outside(mask: torch.Tensor, result: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
@@ -93,18 +30,16 @@ def keep_outside(mask: torch.Tensor, result: torch.Tensor, original: torch.Tenso
 
 def rows(value, chunk: int, chunks: int, batch: int):
     """The part for one of the `chunks` in a batch of whatever the UNet is called with; what has no such batch stays whole."""
-    if isinstance(value, torch.Tensor):
-        return value.chunk(chunks)[chunk] if value.ndim and len(value) == batch else value
-    if isinstance(value, dict):
-        return {key: rows(item, chunk, chunks, batch) for key, item in value.items()}
-    return [rows(item, chunk, chunks, batch) for item in value] if isinstance(value, list) else value
+    return map_tensors(lambda tensor: tensor.chunk(chunks)[chunk] if tensor.ndim and len(tensor) == batch else tensor, value)
 
 
 class Injection:
-    """Owned by one sampling run: the features of the step at hand, and the tally of what was injected."""
+    """Owned by one sampling run of MODEL: the features of the step at hand, and the tally of what was injected."""
 
-    def __init__(self, content: Features, style: Features, gamma: float, tau: float, kinds: tuple[int, ...]):
-        self.content, self.style, self.gamma, self.tau, self.kinds = content, style, gamma, tau, kinds
+    def __init__(self, model, content: Features, style: Features, gamma: float, tau: float, kinds: tuple[int, ...]):
+        self.model, self.content, self.style, self.gamma, self.tau, self.kinds = model, content, style, gamma, tau, kinds
+        self.readers = [Reader(features, model.load_device) for features in (content, style)]
+        self.sigma, self.features = 0.0, []  # as read or computed again for the last sigma
         self.current: dict[Block, tuple[torch.Tensor, torch.Tensor]] = {}
         self.blocks: set[Block] = set()
         self.sigmas: set[float] = set()
@@ -125,19 +60,29 @@ class Injection:
 
     def uniform_call(self, executor, inject, x, timesteps, context, y, control, transformer_options, kwargs):
         if inject:
-            self.load(x, float(transformer_options["sigmas"][0]))
+            self.load(executor, x, transformer_options)
         output = executor(x, timesteps, context, y, control, transformer_options, **kwargs)
         self.current = {}
         return output
 
-    def load(self, x: torch.Tensor, sigma: float):
+    def load(self, executor, x, transformer_options):
         if tuple(x.shape[-2:]) != self.content.size:
             raise ValueError("The model is sampling only a part of the picture (an area, a tile), where StyleID's content features do not "
                              "fit. Use conditioning without an area and a sampler without tiles.")
-        content, style = ({block: repeat_batch(restore(n, x), len(x)) for block, n in features_at(features, sigma).items()}
-                          for features in (self.content, self.style))
+        sigma = float(transformer_options["sigmas"][0])
+        if sigma != self.sigma:
+            self.features = []  # frees one step before the next takes memory
+            self.sigma, self.features = sigma, self.features_at(sigma, executor, x.device, transformer_options)
+        content, style = ({block: repeat_batch(restore(n, x), len(x)) for block, n in features.items()} for features in self.features)
         self.current = {block: (content[block], style[block]) for block in content.keys() & style.keys()}
         self.sigmas.add(sigma)
+
+    def features_at(self, sigma: float, executor, device, transformer_options) -> list[dict]:
+        """Of content and style: read, or, where only the inversion's calls were kept, computed again."""
+        calls = [features.steps[nearest_step(features, sigma)] for features in (self.content, self.style) if is_replayed(features)]
+        blocks = [block for block in self.content.blocks if block in self.style.blocks]
+        replayed = iter(replay_all(executor, calls, blocks, device, transformer_options, partial(fits_in_one_batch, self.model)))
+        return [next(replayed) if is_replayed(reader.features) else reader.read(sigma) for reader in self.readers]
 
     def attn1_patch(self, n, context, value, extra_options):
         block = block_address(extra_options)
@@ -172,9 +117,10 @@ def inject_style(model, content: Features, style: Features, gamma: float, tau: f
         check_run(content, style, latent_image, sigmas)
         if torch.count_nonzero(noise):
             logger.warning("The sampler adds fresh noise to the inverted latent, which loses the content. Turn its noise off.")
-        injection = Injection(content, style, gamma, tau, INJECT_INTO[inject_into])
-        run_options = executor.class_obj.model_options
-        put_first(injection.attn1_patch, run_options)
+        guider = executor.class_obj
+        injection = Injection(guider.model_patcher, content, style, gamma, tau, INJECT_INTO[inject_into])
+        run_options = guider.model_options
+        put_first(injection.attn1_patch, run_options["transformer_options"])
         run_options["transformer_options"]["patches"]["attn1_patch"].append(injection.last_attn1_patch)
         add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, injection.model_call, run_options, is_model_options=True)
         output = executor(noise, latent_image, sampler, sigmas, None, *args, **kwargs)

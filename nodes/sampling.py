@@ -10,11 +10,11 @@ import latent_preview
 import torch
 
 from ..styleid_core.ddim import sample_ddim_inversion, vp_scale
-from ..styleid_core.features import Features
+from ..styleid_core.features import Features, split_batch
 from ..styleid_core.schedules import Schedule, ddim_schedule, last_steps, official_schedule
-from ..styleid_core.storage import token_bytes
-from .patcher import logger, record_requested
-from .unet import check_unet, token_shapes
+from .memory import fits_in_one_batch, make_room
+from .recording import logger, record, requested_capture
+from .unet import check_unet
 
 # "ddim" goes along ComfyUI's scheduler ddim_uniform, and any other scheduler may take its place.
 SCHEDULES = ["official", "ddim", *(name for name in comfy.samplers.SCHEDULER_NAMES if name != "ddim_uniform")]
@@ -109,26 +109,26 @@ def run_sampler(model, positive, samples: torch.Tensor, sampler, sigmas: torch.T
     return output.to(comfy.model_management.intermediate_device())
 
 
-def check_room(model, recorder, samples: torch.Tensor, steps: int):
-    """Log how much memory the features of so many steps will take; ValueError for more than there is."""
-    shapes = token_shapes(model, recorder.blocks, samples.shape[-2:])
-    dtype = model.model.get_dtype_inference()
-    size = len(samples) * steps * sum(tokens * token_bytes(channels, recorder.storage, dtype) for tokens, channels in shapes)
-    if not size:
-        return
-    logger.info("The features of %d steps will take %.3g GB.", steps, size / 1e9)
-    free = comfy.model_management.get_free_memory(comfy.model_management.intermediate_device())
-    if size > free:
-        raise ValueError(f"The features of {steps} steps would take {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB of memory are free. "
-                         "Set storage to int8, or take fewer layers or steps, a smaller picture, or fewer pictures at once.")
-
-
 def invert(model, positive, samples: torch.Tensor, schedule: Schedule, callback) -> tuple[torch.Tensor, Features]:
     """(noise to sample from at schedule.sampling[0], features of the blocks that CaptureSelfAttention asked for)."""
-    m, recorder = record_requested(model)
-    check_room(model, recorder, samples, len(schedule.evaluated))
+    m, recorder = record(model, *make_room(model, requested_capture(model), list(samples.shape), len(schedule.evaluated)))
     sampler = comfy.samplers.KSAMPLER(sample_ddim_inversion, {"evaluated": schedule.evaluated, "sigma_data": schedule.sigma_data})
     start = rescale(model, samples, vp_scale(schedule.inversion[0], schedule.sigma_data))
     x = run_sampler(m, positive, start, sampler, schedule.inversion, callback)
     noise = rescale(model, x, vp_scale(schedule.sampling[0], schedule.sigma_data) / vp_scale(schedule.inversion[-1], schedule.sigma_data))
     return noise, recorder.features(samples)
+
+
+def in_batches(model, content: torch.Tensor, style: torch.Tensor) -> list[torch.Tensor]:
+    """The latents of both as one batch to invert, or as two when their sizes differ or memory is short."""
+    shape = [len(content) + len(style), *content.shape[1:]]
+    return [torch.cat((content, style))] if content.shape[1:] == style.shape[1:] and fits_in_one_batch(model, shape) else [content, style]
+
+
+def invert_both(model, positive, batches: list[torch.Tensor], contents: int, schedule: Schedule, callbacks: list) -> list[tuple]:
+    """[what `invert` gives for content, for style] from `in_batches`, where the first so many latents are `contents`."""
+    inverted = [invert(model, positive, batch, schedule, callback) for batch, callback in zip(batches, callbacks)]
+    if len(inverted) == 2:
+        return inverted
+    [(noise, features)] = inverted
+    return list(zip((noise[:contents], noise[contents:]), split_batch(features, contents)))

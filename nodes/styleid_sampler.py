@@ -7,13 +7,15 @@ from ..styleid_core.adain import adain as latent_adain
 from ..styleid_core.ddim import sample_ddim, vp_scale
 from ..styleid_core.storage import STORAGES
 from .injection import GAMMA_TOOLTIP, INJECT_INTO_TOOLTIP, TEMPERATURE_TOOLTIP
-from .inversion import DENOISE_TOOLTIP, LAYERS_TOOLTIP, POSITIVE_TOOLTIP, SCHEDULE_TOOLTIP, STORAGE_TOOLTIP
-from .patcher import INJECT_INTO, inject_style, keep_outside, request_capture
+from .inversion import DENOISE_TOOLTIP, LAYERS_TOOLTIP, PLACE_TOOLTIP, POSITIVE_TOOLTIP, SCHEDULE_TOOLTIP, STORAGE_TOOLTIP
+from .patcher import INJECT_INTO, inject_style, keep_outside
+from .recording import PLACES, request_capture
 from .sampling import (
     SCHEDULES,
     check_channels,
     image_latents,
-    invert,
+    in_batches,
+    invert_both,
     make_schedule,
     progress,
     rescale,
@@ -59,6 +61,7 @@ class StyleIDSampler(io.ComfyNode):
                 io.Combo.Input("inject_into", options=list(INJECT_INTO), default="both", optional=True, advanced=True,
                                tooltip=INJECT_INTO_TOOLTIP),
                 io.Combo.Input("storage", options=list(STORAGES), default="auto", optional=True, advanced=True, tooltip=STORAGE_TOOLTIP),
+                io.Combo.Input("place", options=PLACES, default="auto", optional=True, advanced=True, tooltip=PLACE_TOOLTIP),
             ],
             outputs=[io.Latent.Output(tooltip="The stylised picture, for VAE Decode.")],
         )
@@ -66,7 +69,7 @@ class StyleIDSampler(io.ComfyNode):
     @classmethod
     def execute(cls, model, content, style, positive, steps=50, gamma=0.75, temperature=1.5, adain=1.0, layers="6-11",
                 schedule="official", negative=None, cfg=1.0, inversion_positive=None, denoise=1.0,
-                inject_into="both", storage="auto") -> io.NodeOutput:
+                inject_into="both", storage="auto", place="auto") -> io.NodeOutput:
         z_content, z_style = image_latents(content, style)
         for name, samples in (("content", z_content), ("style", z_style)):
             check_channels(model, samples, name)
@@ -75,14 +78,13 @@ class StyleIDSampler(io.ComfyNode):
             raise ValueError(f"cfg {cfg:g} compares with a negative prompt, and none is connected. Connect negative, or set cfg to 1.")
 
         injected = bool(layers.strip())
-        recording = request_capture(model, layers, storage) if injected else model
+        recording = request_capture(model, layers, storage, place) if injected else model
         plan = make_schedule(model, schedule, steps, denoise)
-        n = len(plan.evaluated)
-        on_content, on_style, on_sampling = progress(model, n, n, len(plan.sampling) - 1)
+        batches = in_batches(model, z_content, z_style)
+        *on_inversion, on_sampling = progress(model, *[len(plan.evaluated)] * len(batches), len(plan.sampling) - 1)
 
-        inverted_with = positive if inversion_positive is None else inversion_positive
-        noise, content_features = invert(recording, inverted_with, z_content, plan, on_content)
-        style_noise, style_features = invert(recording, inverted_with, z_style, plan, on_style)
+        (noise, content_features), (style_noise, style_features) = invert_both(
+            recording, positive if inversion_positive is None else inversion_positive, batches, len(z_content), plan, on_inversion)
         start = latent_adain(noise, style_noise, adain)
         m = inject_style(model, content_features, style_features, gamma, temperature, inject_into) if injected else model
         x = run_sampler(m, positive, start, KSAMPLER(sample_ddim), plan.sampling, on_sampling, negative, cfg)

@@ -1,12 +1,14 @@
 """The self-attention inputs captured while an image was inverted, and how a sampling step finds its own."""
 
 import math
+from contextlib import nullcontext
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from .blocks import Block
-from .storage import Int8
+from .storage import Int8, map_tensors, move
 
 
 class Features(NamedTuple):
@@ -14,14 +16,15 @@ class Features(NamedTuple):
 
     sigmas  S floats            the sigma the model was evaluated at on each step
     blocks  K blocks            which self-attentions were captured; none when nothing was asked for
-    steps   S lists of K        steps[i][k]: (batch, tokens, channels) of blocks[k] at sigmas[i], as `storage.store` keeps it
+    steps   S lists of K        steps[i][k]: (batch, tokens, channels) of blocks[k] at sigmas[i], as `storage.store` keeps it;
+                                or S of what the host computes such lists from again
     latent  (batch, C, H, W)    what was inverted
 
     Lists and tuples all through, because ComfyUI's memory-pressure cache counts tensors only inside those.
     """
     sigmas: list[float]
     blocks: list[Block]
-    steps: list[list[Tensor | Int8]]
+    steps: list
     latent: Tensor
 
     @property
@@ -30,7 +33,7 @@ class Features(NamedTuple):
 
     @property
     def batch(self) -> int:
-        return self.steps[0][0].shape[0]
+        return len(self.latent)
 
 
 def nearest_step(features: Features, sigma: float) -> int:
@@ -50,9 +53,46 @@ def nearest_step(features: Features, sigma: float) -> int:
     return step
 
 
-def features_at(features: Features, sigma: float) -> dict[Block, Tensor | Int8]:
-    """{block: n (batch, tokens, channels), as it is kept} of the step nearest to sigma; ValueError as `nearest_step`."""
-    return dict(zip(features.blocks, features.steps[nearest_step(features, sigma)]))
+class Reader:
+    """Brings features to `device` (a torch.device) step by step, and while one is in use, ahead of time the one that follows.
+
+    A sampling goes down the sigmas that the inversion went up, so step i - 1 is what follows step i. Into a GPU the copy runs on a
+    stream of its own beside the computation. Of other steps nothing is held.
+    """
+    def __init__(self, features: Features, device: torch.device):
+        self.features, self.device = features, device
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.arriving: dict[int, tuple] = {}
+
+    def read(self, sigma: float) -> dict[Block, Tensor | Int8]:
+        """{block: n (batch, tokens, channels), as it is kept} of the step nearest to sigma; ValueError as `nearest_step`."""
+        step = nearest_step(self.features, sigma)
+        self.arriving = {i: arriving for i, arriving in self.arriving.items() if i in (step, step - 1)}
+        for i in (step, step - 1):
+            if i >= 0 and i not in self.arriving:
+                self.arriving[i] = self.fetch(i)
+        kept, copied = self.arriving[step]
+        if copied is not None:
+            computing = torch.cuda.current_stream(self.device)
+            computing.wait_event(copied)
+            # The allocator must not give their memory away while the computation still reads them.
+            map_tensors(lambda tensor: tensor.record_stream(computing), kept)
+        return dict(zip(self.features.blocks, kept))
+
+    def fetch(self, step: int) -> tuple:
+        """(the step on its way to the device, the event that it is there or None)."""
+        with torch.cuda.stream(self.stream) if self.stream else nullcontext():
+            kept = map_tensors(lambda tensor: move(tensor, self.device), self.features.steps[step])
+            return kept, self.stream.record_event() if self.stream else None
+
+
+def split_batch(features: Features, first: int) -> tuple[Features, Features]:
+    """The features of the `first` images of a batch, and those of the others; no tensor is copied."""
+    def part(images: slice) -> Features:
+        steps = map_tensors(lambda tensor: tensor[images], features.steps)
+        return features._replace(steps=steps, latent=features.latent[images])
+
+    return part(slice(None, first)), part(slice(first, None))
 
 
 def repeat_batch(n: Tensor, batch: int) -> Tensor:

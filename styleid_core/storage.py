@@ -18,17 +18,35 @@ class Int8(NamedTuple):
         return self.values.shape
 
 
+def map_tensors(function, value):
+    """`value` with function(tensor) in place of every tensor in its dicts, lists and named tuples."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(function, item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(function, item) for item in value))
+    return [map_tensors(function, item) for item in value] if isinstance(value, list) else value
+
+
 def token_bytes(channels: int, storage: str, dtype: torch.dtype) -> int:
     """What `store` makes of one token in `dtype`."""
     return channels + 4 if storage == "int8" else channels * (STORAGES[storage] or dtype).itemsize
+
+
+def move(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`. From a GPU into RAM nobody waits: it is there once the GPU has been waited for, and pinned."""
+    if tensor.is_cuda and device.type == "cpu":
+        return torch.empty_like(tensor, device=device, pin_memory=True).copy_(tensor, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 def store(n: Tensor, storage: str, device: torch.device) -> Tensor | Int8:
     """n (batch, tokens, channels) as one of STORAGES, on `device`."""
     if storage == "int8":
         scale = n.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / 127
-        return Int8((n / scale).round().to(torch.int8).to(device), scale.to(device))
-    return n.to(STORAGES[storage] or n.dtype).to(device)
+        return Int8(move((n / scale).round().to(torch.int8), device), move(scale, device))
+    return move(n.to(STORAGES[storage] or n.dtype), device)
 
 
 def restore(kept: Tensor | Int8, like: Tensor) -> Tensor:

@@ -1,16 +1,18 @@
 import pytest
 import torch
 
-from styleid_core.features import Features, features_at, nearest_step, repeat_batch
+from styleid_core.features import Features, Reader, nearest_step, repeat_batch, split_batch
+from styleid_core.storage import restore, store
 
 BLOCK = ("output", 6, 0)
+CPU = torch.device("cpu")
 FEATURES = Features([0.1, 1.0, 10.0], [BLOCK], [[torch.full((1, 4, 8), float(i))] for i in range(3)], torch.zeros(1, 4, 2, 2))
 
 
 @pytest.mark.parametrize(("sigma", "step"), [(0.1, 0), (0.3, 0), (0.4, 1), (1.001, 1), (9.0, 2), (14.6, 2), (0.03, 0)])
 def test_the_nearest_step_on_a_log_scale(sigma, step):
     assert nearest_step(FEATURES, sigma) == step
-    assert features_at(FEATURES, sigma)[BLOCK][0, 0, 0] == step
+    assert Reader(FEATURES, CPU).read(sigma)[BLOCK][0, 0, 0] == step
 
 
 @pytest.mark.parametrize("sigma", [0.001, 1000.0])
@@ -31,3 +33,23 @@ def test_a_sampling_batch_holds_copies_of_the_latent_batch():
     assert repeat_batch(n, 2) is n
     assert repeat_batch(n, 4).flatten().tolist() == [0, 1, 0, 1]
     assert repeat_batch(n[:1], 3).flatten().tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("order", [[2, 1, 0], [0, 1, 2], [2, 2, 1, 2, 0], [2, 0]])
+def test_reading_in_any_order_holds_at_most_two_steps(order):
+    reader = Reader(FEATURES, CPU)
+    for step in order:
+        assert reader.read(FEATURES.sigmas[step])[BLOCK][0, 0, 0] == step
+        assert set(reader.arriving) == {step, max(step - 1, 0)}, "the step that a sampling takes next is not on its way"
+
+
+@pytest.mark.parametrize("storage", ["auto", "int8"])
+def test_a_batch_is_split_without_copies(storage):
+    n = store(torch.randn(3, 4, 8), storage, CPU)
+    whole = FEATURES._replace(sigmas=[1.0], steps=[[n]], latent=torch.randn(3, 4, 2, 2))
+    parts = split_batch(whole, 1)
+    assert [part.batch for part in parts] == [1, 2] and [part.latent.shape[0] for part in parts] == [1, 2]
+    like = torch.empty(0)
+    assert torch.equal(torch.cat([restore(part.steps[0][0], like) for part in parts]), restore(n, like))
+    values = [kept if storage == "auto" else kept.values for kept in (n, parts[1].steps[0][0])]
+    assert values[0].untyped_storage().data_ptr() == values[1].untyped_storage().data_ptr()

@@ -80,11 +80,11 @@ def test_token_merging_gets_the_mixed_query_and_leaves_the_style_whole(pack, pac
     around.set_model_attn1_output_patch(merged.model_options["transformer_options"]["patches"]["attn1_output_patch"][0])
     [m] = pack.InjectStyleKV(model=around, content_features=content, style_features=style, gamma=1.0, temperature=1.0)
     assert sample_custom(m, case.positive, sigmas[:2], noise)["samples"].isfinite().all()
-    at = pack_module("styleid_core.features").features_at
+    reader = pack_module("styleid_core.features").Reader
     block, sigma = ("output", 9, 0), float(sigmas[0])
     (before, context_before), (after, context_after) = seen
-    assert torch.equal(before, at(content, sigma)[block]) and after.shape[1] < before.shape[1]
-    assert torch.equal(context_before, at(style, sigma)[block]) and torch.equal(context_after, context_before)
+    assert torch.equal(before, reader(content, before.device).read(sigma)[block]) and after.shape[1] < before.shape[1]
+    assert torch.equal(context_before, reader(style, before.device).read(sigma)[block]) and torch.equal(context_after, context_before)
 
 
 def test_self_attention_guidance(pack, model, case, inverted, sample_custom):

@@ -57,8 +57,8 @@ def test_ksampler_advanced_gives_the_same(transfer, five_nodes, case, relative_e
 
 def record_while_sampling(pack_module, model, positive, latent, sigmas, sample_custom):
     """(result, Features) of a plain sampling run, by the recorder that inversion uses."""
-    patcher = pack_module("nodes.patcher")
-    m, recorder = patcher.record_requested(patcher.request_capture(model, "3-11"))
+    recording = pack_module("nodes.recording")
+    m, recorder = recording.record(recording.request_capture(model, "3-11"), latent["samples"].device)
     result = sample_custom(m, positive, sigmas, latent)
     return result, recorder.features(latent["samples"])
 

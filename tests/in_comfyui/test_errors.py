@@ -101,7 +101,7 @@ def test_content_features_of_another_size(pack, model, case, inverted, sample_cu
 
 def test_features_of_another_batch(pack, model, case, inverted, sample_custom):
     (noise, content, sigmas), (_, style, _) = inverted
-    pair = style._replace(steps=[[n.repeat(2, 1, 1) for n in step] for step in style.steps])
+    pair = style._replace(steps=[[n.repeat(2, 1, 1) for n in step] for step in style.steps], latent=style.latent.repeat(2, 1, 1, 1))
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=pair)
     with pytest.raises(ValueError, match="style_features hold 2 images and the latent being sampled holds 3"):
         sample_custom(m, case.positive, sigmas, {"samples": noise["samples"].repeat(3, 1, 1, 1)})
@@ -190,5 +190,5 @@ def test_guidance_without_a_negative(pack, inputs):
 
 def test_features_that_do_not_fit(pack, inputs, monkeypatch):
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 1e5)
-    with pytest.raises(ValueError, match=r"features of 3 steps would take 0.000\d+ GB, and 0.0001 GB of memory are free. Set storage"):
+    with pytest.raises(ValueError, match=r"features of 3 steps would take 0.000\d+ GB, and only 0.0001 GB of RAM are free. Set storage"):
         pack.StyleIDSampler(**inputs)

@@ -109,7 +109,7 @@ def test_the_predicted_size_is_what_is_kept(pack, pack_module, family, transfer_
         _, features, _ = pack.DDIMInvert(model=recording, latent=latent, positive=transfer_inputs[2], steps=2, schedule="ddim")
     assert [tuple(kept.shape[1:]) for kept in features.steps[0]] == pack_module("nodes.unet").token_shapes(model, features.blocks, (20, 28))
     bytes_kept = sum(tensor.nbytes for step in features.steps for kept in step for tensor in ([kept] if storage == "auto" else kept))
-    assert caplog.messages[0] == f"The features of 2 steps will take {bytes_kept / 1e9:.3g} GB."
+    assert caplog.messages[0] == f"The features of 2 steps will take {bytes_kept / 1e9:.3g} GB of RAM."
 
 
 def test_injection_is_the_papers_attention(pack, family, transfer_inputs, paper_attention, sample_custom, relative_error):
@@ -130,3 +130,6 @@ def test_injection_is_the_papers_attention(pack, family, transfer_inputs, paper_
     [one_node] = pack.StyleIDSampler(model=model, content=content, style=style, positive=positive, steps=STEPS, layers=layers,
                                      schedule="ddim", **SETTINGS)
     assert relative_error(one_node["samples"], reference) < limit
+    [recomputed] = pack.StyleIDSampler(model=model, content=content, style=style, positive=positive, steps=STEPS, layers=layers,
+                                       schedule="ddim", place="recompute", **SETTINGS)
+    assert relative_error(recomputed["samples"], one_node["samples"]) < limit

@@ -1,0 +1,159 @@
+"""How a MODEL records the self-attention of its inversion, or the calls from which that is computed again."""
+
+import logging
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from comfy.patcher_extension import WrappersMP
+
+from ..styleid_core.blocks import Block
+from ..styleid_core.features import Features
+from ..styleid_core.storage import map_tensors, move, store
+from .unet import select_blocks
+
+KEY = "styleid"
+CAPTURE = "styleid_capture"
+GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "disable_cfg1_optimization")
+OF_ONE_RUN = ("wrappers", "callbacks", "sigmas", "sample_sigmas")  # among transformer_options
+PLACES = ["auto", "gpu", "cpu", "recompute"]
+RAM = torch.device("cpu")
+
+logger = logging.getLogger(KEY)
+
+
+class CaptureRequest(NamedTuple):
+    """What CaptureSelfAttention asks of the inversions of a MODEL."""
+    blocks: list[Block]
+    storage: str  # one of STORAGES
+    place: str  # one of PLACES
+
+
+class ModelCall(NamedTuple):
+    """A call of the UNet in an inversion, to be made again; tensors are in RAM."""
+    x: torch.Tensor
+    timesteps: torch.Tensor
+    context: torch.Tensor
+    y: torch.Tensor | None
+    control: dict | None
+    kwargs: dict
+    options: MappingProxyType  # the transformer_options, less those OF_ONE_RUN
+
+
+def block_address(extra_options: dict) -> Block:
+    return (*extra_options["block"], extra_options["block_index"])
+
+
+def put_first(patch, transformer_options: dict):
+    """Run `patch` before every other attn1_patch, so that it meets the LayerNorm output and not what others make of it."""
+    patches = transformer_options["patches"] = transformer_options.get("patches", {}).copy()
+    patches["attn1_patch"] = [patch, *patches.get("attn1_patch", [])]
+
+
+def request_capture(model, layers: str, storage: str = "auto", place: str = "auto"):
+    """A clone of MODEL that asks for `layers` to be recorded when it is inverted, as CaptureRequest says.
+
+    Sampling with it changes nothing. Errors as `select_blocks`.
+    """
+    m = model.clone()
+    m.model_options["transformer_options"][CAPTURE] = CaptureRequest(select_blocks(model, layers), storage, place)
+    return m
+
+
+def requested_capture(model) -> CaptureRequest:
+    """What `request_capture` asked for, which may be no blocks."""
+    return model.model_options["transformer_options"].get(CAPTURE, CaptureRequest([], "auto", "auto"))
+
+
+def capturing(blocks: list[Block], keep: Callable[[Block, torch.Tensor], None]):
+    """An attn1_patch that changes nothing and hands the input of each of `blocks` to `keep`."""
+    def attn1_patch(n, context, value, extra_options):
+        block = block_address(extra_options)
+        if block in blocks:
+            keep(block, n)
+        return n, context, value
+
+    return attn1_patch
+
+
+class Recorder:
+    """Owned by one inversion: what it keeps of every model call, features on `device` or the call itself."""
+
+    def __init__(self, request: CaptureRequest, device: torch.device, reserved: torch.Tensor | None):
+        self.request, self.device, self.reserved = request, device, reserved
+        self.sigmas: list[float] = []
+        self.steps: list = []
+
+    def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+        self.reserved = None  # MODEL is loaded by now, and left room for the features
+        sigma = float(transformer_options["sigmas"][0])
+        if len(transformer_options["cond_or_uncond"]) > 1 or sigma in self.sigmas:
+            raise ValueError("An inversion needs one conditioning for the whole picture, and several are connected to positive. "
+                             "Give it a single prompt (the paper's is empty), not a combined or regional one.")
+        self.sigmas.append(sigma)
+        if self.request.place == "recompute":
+            arguments = map_tensors(lambda tensor: move(tensor, RAM), [x, timesteps, context, y, control, kwargs])
+            options = {name: value for name, value in transformer_options.items() if name not in OF_ONE_RUN}
+            self.steps.append(ModelCall(*arguments, MappingProxyType(options)))
+        else:
+            self.steps.append({})
+        return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
+
+    def keep(self, block: Block, n: torch.Tensor):
+        self.steps[-1][block] = store(n, self.request.storage, self.device)
+
+    def features(self, latent: torch.Tensor) -> Features:
+        blocks = self.request.blocks
+        steps = self.steps if self.request.place == "recompute" else [[step[block] for block in blocks] for step in self.steps]
+        return Features(self.sigmas, blocks, steps, latent)
+
+
+def record(model, device: torch.device, reserved: torch.Tensor | None = None) -> tuple:
+    """(clone of MODEL, its Recorder) for one inversion, which does what `request_capture` asked for.
+
+    The clone injects nothing and has no guidance, even if MODEL does: an inversion follows the bare prediction. `reserved` is let
+    go at the first model call.
+    """
+    m = model.clone()
+    m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    for name in GUIDANCE:
+        m.model_options.pop(name, None)
+    request = requested_capture(model)
+    recorder = Recorder(request, device, reserved)
+    if request.blocks:
+        m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)
+        if request.place != "recompute":
+            put_first(capturing(request.blocks, recorder.keep), m.model_options["transformer_options"])
+    return m, recorder
+
+
+def replay(executor, call: ModelCall, blocks: list[Block], device: torch.device, options: dict) -> dict[Block, torch.Tensor]:
+    """{block: n (batch, tokens, channels)} of making `call` of the UNet again inside another, whose `executor` and `options` are given."""
+    features = {}
+    options = {name: options[name] for name in ("sigmas", "sample_sigmas") if name in options} | call.options
+    put_first(capturing(blocks, features.__setitem__), options)
+    *arguments, kwargs = map_tensors(lambda tensor: move(tensor, device), list(call[:-1]))
+    # Past the other wrappers, which watch the sampling and not this.
+    executor.original(*arguments, options, **kwargs)
+    return features
+
+
+def joined(a: ModelCall, b: ModelCall) -> ModelCall | None:
+    """Both calls as one batch, or None for calls that differ in more than their images and prompts."""
+    tensors = list(zip(a[:4], b[:4]))
+    alike = all((t is None) == (u is None) and (t is None or t.shape[1:] == u.shape[1:]) for t, u in tensors)
+    same_patches = all(a.options.get(name) == b.options.get(name) for name in ("patches", "patches_replace"))
+    if not (alike and same_patches) or any(call.control or call.kwargs for call in (a, b)):
+        return None
+    return ModelCall(*(None if t is None else torch.cat((t, u)) for t, u in tensors), None, {}, a.options)
+
+
+def replay_all(executor, calls: list[ModelCall], blocks: list[Block], device: torch.device, options: dict, fits) -> list[dict]:
+    """`replay` of one or two calls; of two in one batch where they can be and `fits(shape of x)`."""
+    together = joined(*calls) if len(calls) == 2 else None
+    if together is None or not fits(list(together.x.shape)):
+        return [replay(executor, call, blocks, device, options) for call in calls]
+    first = len(calls[0].x)
+    features = replay(executor, together, blocks, device, options)
+    return [{block: n[:first] for block, n in features.items()}, {block: n[first:] for block, n in features.items()}]
