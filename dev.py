@@ -44,6 +44,8 @@ def module(host: Host, name: str, *arguments: str) -> int:
 
 def test(options) -> int:
     host = host_of(options)
+    if options.gpu:
+        os.environ["STYLEID_TEST_ON_GPU"] = "1"
     lint = module(host, "ruff", "check", ".")
     return module(host, "pytest", *options.rest) or lint
 
@@ -91,6 +93,7 @@ def parse_arguments():
     command.add_argument("--style", type=existing_file, metavar="IMAGE", default=ROOT / "demo" / "images" / "style.jpg")
     command.set_defaults(command=demo)
     command = commands.add_parser("test", parents=[host], help="lint, then all tests; further arguments go to pytest")
+    command.add_argument("--gpu", action="store_true", help="run the tests in ComfyUI on the GPU, with those that need one")
     command.set_defaults(command=test)
     command = commands.add_parser("serve", parents=[host, server], help="the same ComfyUI with its web page")
     command.set_defaults(command=look)

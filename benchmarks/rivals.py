@@ -13,6 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from styleid_core.adain import adain
+from styleid_core.evaluation.networks import RELU4_1, VGG19_NORMALISED, normalised_vgg19
 from styleid_core.evaluation.pairs import pictures_in
 from tools.host import WORK
 
@@ -23,9 +24,8 @@ LANCZOS = Image.Resampling.LANCZOS
 
 def load_adain(weights: Path) -> Stylize:
     """AdaIN (Huang & Belongie 2017, arXiv 1703.06868), section 5 with alpha = 1."""
-    encoder, decoder = adain_encoder(), adain_decoder()
-    vgg = torch.load(weights / "vgg_normalized.pth", weights_only=True)
-    encoder.load_state_dict({name: vgg[name] for name in encoder.state_dict()})
+    encoder = normalised_vgg19(torch.load(weights / VGG19_NORMALISED, weights_only=True), RELU4_1)
+    decoder = adain_decoder()
     decoder.load_state_dict(torch.load(weights / "decoder.pth", weights_only=True))
 
     @torch.inference_mode()
@@ -36,17 +36,8 @@ def load_adain(weights: Path) -> Stylize:
     return stylize
 
 
-def adain_encoder() -> nn.Sequential:
-    """VGG19 up to relu4_1: (1, 3, H, W) in 0..1 to (1, 512, H / 8, W / 8). Its first layer normalises the colours."""
-    return nn.Sequential(nn.Conv2d(3, 3, 1),
-                         *convolutions(3, 64, 64), nn.MaxPool2d(2),
-                         *convolutions(64, 128, 128), nn.MaxPool2d(2),
-                         *convolutions(128, 256, 256, 256, 256), nn.MaxPool2d(2),
-                         *convolutions(256, 512))
-
-
 def adain_decoder() -> nn.Sequential:
-    """The encoder mirrored: (1, 512, H, W) to (1, 3, 8 H, 8 W), about 0..1."""
+    """The encoder, (1, 3, H, W) to (1, 512, H / 8, W / 8), mirrored: (1, 512, H, W) to (1, 3, 8 H, 8 W), about 0..1."""
     return nn.Sequential(*convolutions(512, 256), nn.Upsample(scale_factor=2),
                          *convolutions(256, 256, 256, 256, 128), nn.Upsample(scale_factor=2),
                          *convolutions(128, 128, 64), nn.Upsample(scale_factor=2),

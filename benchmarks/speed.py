@@ -1,7 +1,7 @@
 """What the method costs beyond its model calls: python dev.py bench.
 
-Side by side, on the same weights, in turn and each in a process of its own: as many calls of the bare model (the floor), this pack with
-every storage, and the straightforward way. The weights are random, on which speed does not depend.
+On the same weights: as many calls of the bare model (the floor), this pack with features kept in several ways, and the straightforward
+way. Each has a process of its own, where it runs in turn with the floor. The weights are random, on which speed does not depend.
 """
 
 import argparse
@@ -13,7 +13,6 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +24,9 @@ import tools.in_process  # noqa: F401
 import comfy.samplers
 import comfy.supported_models
 import comfyui_version
-from comfy.patcher_extension import WrappersMP
-from comfy.samplers import sampler_object
-from comfy_extras.nodes_custom_sampler import SamplerCustom
 
 from demo.styleid_demo.unet import UNET, new_unet
+from demo.transfer import sample_custom
 from styleid_core.storage import STORAGES
 from tools.host import ROOT, say
 from tools.pack import load_pack
@@ -40,8 +37,14 @@ SD1 = UNET | dict(model_channels=320, context_dim=768)
 SDXL = UNET | dict(model_channels=320, context_dim=2048, num_heads=-1, num_head_channels=64, use_linear_in_transformer=True,
                    num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4], transformer_depth=[0, 0, 2, 2, 10, 10], transformer_depth_middle=10,
                    transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10], num_classes="sequential", adm_in_channels=2816)
+GPU = torch.cuda.is_available()
 FLOOR, STRAIGHTFORWARD = "model calls alone", "straightforward"
-VARIANTS = [FLOOR, *(f"StyleID, {storage}" for storage in STORAGES), STRAIGHTFORWARD]
+ON_A_GPU = {"auto, on the GPU": ("auto", "gpu"), "auto, in RAM": ("auto", "cpu"),
+            "int8, on the GPU": ("int8", "gpu"), "int8, in RAM": ("int8", "cpu")}
+KEPT = ON_A_GPU if GPU else {storage: (storage, "auto") for storage in STORAGES}  # storage and place of features
+KEPT |= {"recompute": ("auto", "recompute")}
+ONE_NODE = {"one node": "auto", "one node, recompute": "recompute"}
+VARIANTS = [FLOOR, *KEPT, *ONE_NODE, STRAIGHTFORWARD]
 
 
 class Case(NamedTuple):
@@ -63,14 +66,15 @@ ON_CPU, ON_GPU = list(CASES)[:2], list(CASES)[2:]
 
 
 class Measured(NamedTuple):
-    seconds: float
+    seconds: list[float]  # one for each round
+    floor: list[float]  # seconds of the floor in the same rounds
     calls: int
-    peak_bytes: int  # of GPU memory as torch counts it, or of the process on a CPU
-    feature_bytes: int
+    peak_bytes: int  # over the floor's; of GPU memory as torch counts it, or of the process on a CPU
+    feature_bytes: int | None
 
 
 def random_model(case: Case):
-    dtype = torch.float16 if torch.cuda.is_available() else torch.float32
+    dtype = torch.float16 if GPU else torch.float32
     patcher = new_unet(case.unet | dict(dtype=dtype), case.family)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in patcher.model.diffusion_model.named_parameters():
@@ -98,16 +102,15 @@ class Run:
     def __init__(self, case: Case):
         self.pack, self.case, self.calls = load_pack(), case, 0
         self.model = random_model(case)
-        self.model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "bench", self.count)
+        self.model.model.diffusion_model.time_embed.register_forward_hook(self.count)
         self.positive = conditioning(case)
         self.content, self.style = ({"samples": torch.randn(1, 4, case.side, case.side)} for _ in range(2))
 
-    def count(self, executor, *args, **kwargs):
+    def count(self, *_):
         self.calls += 1
-        return executor(*args, **kwargs)
 
     def sample(self, model, start: dict, sigmas: torch.Tensor):
-        SamplerCustom.execute(model, False, 0, 1.0, self.positive, self.positive, sampler_object("euler"), sigmas, start)
+        sample_custom(model, self.positive, sigmas, start)
 
     def invert(self, model, latent: dict, steps: int) -> tuple:
         return self.pack.DDIMInvert(model=model, latent=latent, positive=self.positive, steps=steps, schedule="ddim")
@@ -117,13 +120,17 @@ class Run:
         self.sample(self.model, self.content, sigmas)
         return 0
 
-    def styleid(self, steps: int, storage: str) -> int:
-        [recording] = self.pack.CaptureSelfAttention(model=self.model, layers=self.case.layers, storage=storage)
+    def five_nodes(self, steps: int, storage: str, place: str) -> int:
+        [recording] = self.pack.CaptureSelfAttention(model=self.model, layers=self.case.layers, storage=storage, place=place)
         (noise, content, sigmas), (style_noise, style, _) = (self.invert(recording, z, steps) for z in (self.content, self.style))
         [start] = self.pack.LatentAdaIN(content=noise, style=style_noise)
         [m] = self.pack.InjectStyleKV(model=self.model, content_features=content, style_features=style)
         self.sample(m, start, sigmas)
         return size(content.steps)
+
+    def one_node(self, steps: int, place: str):
+        self.pack.StyleIDSampler(model=self.model, content=self.content, style=self.style, positive=self.positive, steps=steps,
+                                 schedule="ddim", layers=self.case.layers, place=place)
 
     def straightforward(self, steps: int) -> int:
         [recording] = self.pack.CaptureSelfAttention(model=self.model, layers=self.case.layers)
@@ -134,74 +141,82 @@ class Run:
         self.sample(injecting(self.model, blocks, q_content, kv_style), start, sigmas)
         return size(q_content)
 
-    def variant(self, name: str) -> Callable[[int], int]:
-        """A function from the number of steps to the bytes of one picture's features."""
-        if name in (FLOOR, STRAIGHTFORWARD):
-            return self.floor if name == FLOOR else self.straightforward
-        return lambda steps: self.styleid(steps, name.removeprefix("StyleID, "))
+    def variant(self, name: str, steps: int) -> int | None:
+        """Run it; the bytes of one picture's features, where they can be seen."""
+        if name in ONE_NODE:
+            return self.one_node(steps, ONE_NODE[name])
+        if name in KEPT:
+            return self.five_nodes(steps, *KEPT[name])
+        return self.floor(steps) if name == FLOOR else self.straightforward(steps)
 
 
-def measure(case: Case, variant: str, steps: int) -> Measured:
+def peak() -> int:
+    return torch.cuda.max_memory_allocated() if GPU else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def timed(run: Run, variant: str, steps: int) -> tuple[float, int | None]:
+    """(seconds, bytes of features)."""
+    started = time.perf_counter()
+    feature_bytes = run.variant(variant, steps)
+    if GPU:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started, feature_bytes
+
+
+def measure(case: Case, variant: str, steps: int, rounds: int) -> Measured:
     torch.manual_seed(0)
     run = Run(case)
     with torch.inference_mode():
-        run.variant(variant)(2)  # loads the model and warms up
-        run.calls = 0
-        if torch.cuda.is_available():
+        run.variant(variant, 2)  # loads the model and warms up
+        if GPU:
             torch.cuda.reset_peak_memory_stats()
-        started = time.perf_counter()
-        feature_bytes = run.variant(variant)(steps)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Measured(seconds, run.calls, peak, feature_bytes)
+        run.floor(steps)
+        floor_peak, run.calls = peak(), 0
+        _, feature_bytes = timed(run, variant, steps)
+        calls, peak_bytes = run.calls, peak() - floor_peak
+        pairs = [(timed(run, variant, steps)[0], timed(run, FLOOR, steps)[0]) for _ in range(rounds)]
+    return Measured(*map(list, zip(*pairs)), calls, peak_bytes, feature_bytes)
 
 
-def measured_apart(case: str, variant: str, steps: int) -> Measured:
-    command = [sys.executable, "-m", "benchmarks.speed", "--one", case, variant, "--steps", str(steps)]
+def measured_apart(case: str, variant: str, steps: int, rounds: int) -> Measured:
+    command = [sys.executable, "-m", "benchmarks.speed", "--one", case, variant, "--steps", str(steps), "--rounds", str(rounds)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{case}, {variant} failed:\n{done.stderr[-2000:]}")
     return Measured(*json.loads(done.stdout.splitlines()[-1]))
 
 
-def table(case: str, rounds: list[dict[str, Measured]]) -> list[str]:
-    lines = [f"### {case}", "", "| | seconds | over the floor | model calls | peak memory over the floor | features of one picture |",
-             "|---|---|---|---|---|---|"]
-    for variant in VARIANTS:
-        runs = [measured[variant] for measured in rounds]
-        ratio = statistics.median(measured[variant].seconds / measured[FLOOR].seconds for measured in rounds)
-        peak = statistics.median(measured[variant].peak_bytes - measured[FLOOR].peak_bytes for measured in rounds)
-        lines.append(f"| {variant} | {statistics.median(run.seconds for run in runs):.2f} | {ratio - 1:+.1%} | {runs[0].calls} | "
-                     f"{peak / 1e6:+.0f} MB | {runs[0].feature_bytes / 1e6:.1f} MB |")
-    return [*lines, ""]
+def line(variant: str, measured: Measured) -> str:
+    ratio = statistics.median(seconds / floor for seconds, floor in zip(measured.seconds, measured.floor))
+    features = "" if measured.feature_bytes is None else f"{measured.feature_bytes / 1e6:.1f} MB"
+    return (f"| {variant} | {statistics.median(measured.seconds):.2f} | {ratio - 1:+.1%} | {measured.calls} | "
+            f"{measured.peak_bytes / 1e6:+.0f} MB | {features} |")
 
 
 def main():
-    gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(prog="dev.py bench", description=__doc__)
-    parser.add_argument("--cases", nargs="+", choices=CASES, default=ON_GPU if gpu else ON_CPU)
-    parser.add_argument("--steps", type=int, default=50 if gpu else 20)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / f"speed_{'gpu' if gpu else 'cpu'}.md")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=ON_GPU if GPU else ON_CPU)
+    parser.add_argument("--steps", type=int, default=50 if GPU else 20)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / f"speed_{'gpu' if GPU else 'cpu'}.md")
     parser.add_argument("--one", nargs=2, metavar=("CASE", "VARIANT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
         case, variant = options.one
-        sys.stdout.write(json.dumps(measure(CASES[case], variant, options.steps)) + "\n")
+        sys.stdout.write(json.dumps(measure(CASES[case], variant, options.steps, options.rounds)) + "\n")
         return
-    machine = torch.cuda.get_device_name() if gpu else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    machine = torch.cuda.get_device_name() if GPU else f"{platform.machine()}, {torch.get_num_threads()} threads"
     lines = ["# Speed and memory", "",
              f"{time.strftime('%Y-%m-%d')}, {machine}, PyTorch {torch.__version__}, Python {platform.python_version()}, ComfyUI "
-             f"{comfyui_version.__version__}; {options.steps} steps, medians of {options.rounds} rounds in which every line runs once. "
-             "Made by `python dev.py bench`.", ""]
+             f"{comfyui_version.__version__}; {options.steps} steps, medians of {options.rounds} rounds. \"Over the floor\": compared "
+             "with as many calls of the bare model in the same round. Made by `python dev.py bench`.", ""]
     for case in options.cases:
-        rounds = []
-        for number in range(options.rounds):
-            say(f"{case}: round {number + 1} of {options.rounds}")
-            rounds.append({variant: measured_apart(case, variant, options.steps) for variant in VARIANTS})
-        lines += table(case, rounds)
+        lines += [f"### {case}", "", "| | seconds | over the floor | model calls | peak memory over the floor | features of one picture |",
+                  "|---|---|---|---|---|---|"]
+        for variant in VARIANTS:
+            say(f"{case}: {variant}")
+            lines.append(line(variant, measured_apart(case, variant, options.steps, options.rounds)))
+        lines.append("")
         options.out.write_text("\n".join(lines), encoding="utf-8")
     say(f"Written: {options.out}")
     sys.stdout.write("\n".join(lines) + "\n")

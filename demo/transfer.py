@@ -20,6 +20,13 @@ def as_image(picture: Image.Image, side: int) -> torch.Tensor:
     return torch.from_numpy(numpy.array(square))[None].float() / 255
 
 
+def sample_custom(model, positive: list, sigmas: torch.Tensor, latent: dict, sampler: str = "euler", cfg: float = 1.0,
+                  negative: list | None = None, add_noise: bool = False) -> dict:
+    """LATENT of ComfyUI's SamplerCustom."""
+    result = SamplerCustom.execute(model, add_noise, 0, cfg, positive, negative or positive, sampler_object(sampler), sigmas, latent)
+    return result.result[0]
+
+
 class Inverted(NamedTuple):
     """What DDIM Invert gives: LATENT, features, sigmas (steps + 1,)."""
     noise: dict
@@ -48,8 +55,7 @@ class Transfer:
 
     def sample(self, start: dict, sigmas: torch.Tensor, model=None) -> dict:
         """LATENT of sampling without noise, guidance or injection, unless `model` has it."""
-        return SamplerCustom.execute(model or self.model, False, 0, 1.0, self.positive, self.positive, sampler_object("euler"), sigmas,
-                                     start).result[0]
+        return sample_custom(model or self.model, self.positive, sigmas, start)
 
     def stylise(self, content: Inverted, style: Inverted, gamma: float = 0.75, temperature: float = 1.5, adain: float = 1.0,
                 inject: bool = True, observe=None) -> dict:

@@ -95,8 +95,9 @@ class GuiderBelow(comfy.samplers.CFGGuider):
 
     def predict_noise(self, x, timestep, model_options, seed=None):
         limit = GUIDED_BELOW * self.inner_model.model_sampling.sigma_data
+        cfg = self.cfg if self.cfg == 1 or timestep[0] <= limit else 1.0  # without guidance, the host need not wait to see the sigma
         return comfy.samplers.sampling_function(self.inner_model, x, timestep, self.conds.get("negative"), self.conds["positive"],
-                                                self.cfg if timestep[0] <= limit else 1.0, model_options=model_options, seed=seed)
+                                                cfg, model_options=model_options, seed=seed)
 
 
 def run_sampler(model, positive, samples: torch.Tensor, sampler, sigmas: torch.Tensor, callback, negative=None, cfg: float = 1.0):

@@ -45,6 +45,7 @@ class WeightsFile(NamedTuple):
 PYTORCH = "https://download.pytorch.org/models"
 VGG19 = WeightsFile("vgg19-dcbb9e9d.pth", 575, f"{PYTORCH}/vgg19-dcbb9e9d.pth")
 VGG19_NORMALISED = "vgg_normalized.pth"  # of AdaIN (Huang & Belongie 2017): every channel's mean activation is 1
+RELU3_1, RELU4_1 = 18, 31  # how many layers of it end there
 ALEXNET = WeightsFile("alexnet-owt-7be5be79.pth", 244, f"{PYTORCH}/alexnet-owt-7be5be79.pth")
 INCEPTION = WeightsFile("weights-inception-2015-12-05-6726825d.pth", 96, "https://github.com/toshas/torch-fidelity/releases/download/"
                         "v0.2.0/weights-inception-2015-12-05-6726825d.pth")
@@ -72,7 +73,7 @@ def load_vgg19(folder: Path | None, device: torch.device) -> Network:
     """
     if folder and not (folder / VGG19.name).exists() and (folder / VGG19_NORMALISED).exists():
         weights = torch.load(folder / VGG19_NORMALISED, map_location="cpu", weights_only=True)
-        return Network("VGG19, normalised as for AdaIN", normalised_vgg19(weights).to(device).eval())
+        return Network("VGG19, normalised as for AdaIN", normalised_vgg19(weights, RELU3_1).to(device).eval())
     layers = make_layers(cfgs["E"][:7])
     weights = VGG19.load(folder)
     layers.load_state_dict({name: weights[f"features.{name}"] for name in layers.state_dict()})
@@ -81,13 +82,14 @@ def load_vgg19(folder: Path | None, device: torch.device) -> Network:
     return Network("VGG19, torchvision", lambda pictures: layers((pictures - mean) / std))
 
 
-def normalised_vgg19(weights: dict[str, torch.Tensor]) -> nn.Sequential:
-    """The first 18 layers of AdaIN's encoder: a 1 x 1 convolution, then VGG19 with reflection padding."""
+def normalised_vgg19(weights: dict[str, torch.Tensor], depth: int) -> nn.Sequential:
+    """The first layers, RELU3_1 or RELU4_1, of AdaIN's encoder: a 1 x 1 convolution, then VGG19 with reflection padding."""
     layers = [nn.Conv2d(3, 3, 1)]
-    for width_in, width_out, pooled in ((3, 64, False), (64, 64, True), (64, 128, False), (128, 128, True), (128, 256, False)):
+    for width_in, width_out, pooled in ((3, 64, False), (64, 64, True), (64, 128, False), (128, 128, True), (128, 256, False),
+                                        (256, 256, False), (256, 256, False), (256, 256, True), (256, 512, False)):
         layers += [nn.ReflectionPad2d(1), nn.Conv2d(width_in, width_out, 3), nn.ReLU()]
         layers += [nn.MaxPool2d(2, ceil_mode=True)] if pooled else []
-    network = nn.Sequential(*layers)
+    network = nn.Sequential(*layers[:depth])
     network.load_state_dict({name: weights[name] for name in network.state_dict()})
     return network
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,12 +12,11 @@ from safetensors import safe_open
 
 from tools.in_process import args
 
-args.cpu = True
+args.cpu = "STYLEID_TEST_ON_GPU" not in os.environ
+torch.backends.cudnn.allow_tf32 = False  # as little on a GPU as in the golden values
 
 # isort: split
-from comfy.samplers import sampler_object
-from comfy_extras.nodes_custom_sampler import SamplerCustom
-
+from demo import transfer
 from demo.styleid_demo.unet import load_unet
 from tools.pack import load_pack
 
@@ -106,11 +106,7 @@ def inverted(invert, case):
 @pytest.fixture(scope="session")
 def sample_custom():
     """SamplerCustom of ComfyUI with its noise off; gives the LATENT."""
-    def sample(model, positive, sigmas, latent, sampler="euler", cfg=1.0, negative=None, add_noise=False):
-        return SamplerCustom.execute(model, add_noise, 0, cfg, positive, negative or positive, sampler_object(sampler), sigmas,
-                                     latent).result[0]
-
-    return sample
+    return transfer.sample_custom
 
 
 @pytest.fixture(scope="session")

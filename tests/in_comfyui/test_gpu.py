@@ -1,0 +1,49 @@
+"""What only a GPU can show: python dev.py test --gpu."""
+
+import pytest
+import torch
+from comfy.cli_args import args
+
+pytestmark = pytest.mark.skipif(args.cpu, reason="needs a GPU and python dev.py test --gpu")
+
+
+@pytest.fixture
+def kept_at(pack, model, case):
+    """kept_at(place, storage): [(noise, features, sigmas) of content, of style]."""
+    def invert(place, storage="auto"):
+        [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", storage=storage, place=place)
+        return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=case.steps, schedule="ddim")
+                for latent in (case.content, case.style)]
+
+    return invert
+
+
+@pytest.mark.parametrize(("place", "device"), [("auto", "cuda"), ("gpu", "cuda"), ("cpu", "cpu")])
+def test_features_are_where_they_were_asked_to_be(kept_at, place, device):
+    for _, features, _ in kept_at(place):
+        tensors = [n for step in features.steps for n in step]
+        assert {n.device.type for n in tensors} == {device}
+        assert all(n.is_pinned() for n in tensors) or device == "cuda"
+
+
+@pytest.mark.parametrize("storage", ["auto", "fp16", "int8"])
+def test_places_agree_to_the_bit(pack, model, case, kept_at, sample_custom, storage):
+    results = []
+    for place in ("gpu", "cpu"):
+        (noise, content, sigmas), (_, style, _) = kept_at(place, storage)
+        [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+        results.append(sample_custom(m, case.positive, sigmas, noise)["samples"])
+    assert torch.equal(*results)
+
+
+def test_of_features_in_ram_two_steps_are_on_the_gpu(pack, model, case, kept_at, sample_custom):
+    (noise, content, sigmas), (_, style, _) = kept_at("cpu")
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    peaks = []
+    for sampled in (model, m):
+        sample_custom(sampled, case.positive, sigmas[:3], noise)  # loads and warms up
+        torch.cuda.reset_peak_memory_stats()
+        sample_custom(sampled, case.positive, sigmas, noise)
+        peaks.append(torch.cuda.max_memory_allocated())
+    one_step = sum(n.nbytes for features in (content, style) for n in features.steps[0])
+    assert peaks[1] - peaks[0] < 3.5 * one_step, "two steps, and the one that is being mixed"
