@@ -57,12 +57,11 @@ class Case(NamedTuple):
 
 CASES = {
     "SD 1.x in small, 256 x 256": Case(UNET, comfy.supported_models.SD15, "6-11", 32),
-    "SD 1.x in small, 512 x 512": Case(UNET, comfy.supported_models.SD15, "6-11", 64),
     "SD 1.5, 512 x 512": Case(SD1, comfy.supported_models.SD15, "6-11", 64),
     "SD 1.5, 1024 x 1024": Case(SD1, comfy.supported_models.SD15, "6-11", 128),
     "SDXL, 1024 x 1024": Case(SDXL, comfy.supported_models.SDXL, "auto", 128),
 }
-ON_CPU, ON_GPU = list(CASES)[:2], list(CASES)[2:]
+ON_CPU, ON_GPU = list(CASES)[:1], list(CASES)[1:]
 
 
 class Measured(NamedTuple):

@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from .inversion import FeaturesType
-from .patcher import INJECT_INTO, inject_style
+from .patcher import INJECT_INTO, Settings, inject_style
 
 GAMMA_TOOLTIP = ("Query preservation: how much of the content's own queries is kept. Higher holds the content's shapes, "
                  "lower follows the style. The paper uses 0.75; 0.3 to 0.6 for a strong style.")
@@ -11,6 +11,9 @@ TEMPERATURE_TOOLTIP = ("Attention temperature: a factor on the attention logits,
                        "The paper uses 1.5; 1 is off (blurred), higher is sharper.")
 INJECT_INTO_TOOLTIP = ("With cfg above 1: inject into the calls with the positive prompt (cond), with the negative (uncond), or both. "
                        "With cond alone, guidance also pushes from the model's own drawing to the style's.")
+START_TOOLTIP = ("When the injection begins: 0 with the first step, 0.2 after a fifth of the noise schedule, which keeps more of the "
+                 "content's large shapes.")
+END_TOOLTIP = "When the injection ends: 1 with the last step; lower leaves the finest details to the model."
 
 
 class InjectStyleKV(io.ComfyNode):
@@ -31,13 +34,21 @@ class InjectStyleKV(io.ComfyNode):
                 io.Float.Input("temperature", default=1.5, min=0.0, max=10.0, step=0.05, tooltip=TEMPERATURE_TOOLTIP),
                 io.Combo.Input("inject_into", options=list(INJECT_INTO), default="both", optional=True, advanced=True,
                                tooltip=INJECT_INTO_TOOLTIP),
+                io.String.Input("layers", default="", optional=True, advanced=True,
+                                tooltip="Which of the captured blocks to inject into, as in Capture Self-Attention. Empty: all. "
+                                        "Trying fewer runs only the sampling again."),
+                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True,
+                               tooltip=START_TOOLTIP),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=END_TOOLTIP),
             ],
             outputs=[io.Model.Output(tooltip="For SamplerCustom or KSampler (Advanced) with noise off, on the noise of DDIM Invert.")],
         )
 
     @classmethod
-    def execute(cls, model, content_features, style_features, gamma=0.75, temperature=1.5, inject_into="both") -> io.NodeOutput:
-        return io.NodeOutput(inject_style(model, content_features, style_features, gamma, temperature, inject_into))
+    def execute(cls, model, content_features, style_features, gamma=0.75, temperature=1.5, inject_into="both", layers="",
+                start_percent=0.0, end_percent=1.0) -> io.NodeOutput:
+        settings = Settings(gamma, temperature, inject_into, start_percent, end_percent, layers)
+        return io.NodeOutput(inject_style(model, content_features, style_features, settings))
 
 
 NODES = [InjectStyleKV]

@@ -1,6 +1,7 @@
 """The injection into any sampling run of a MODEL, by patches and wrappers that the run owns."""
 
 from functools import partial
+from typing import NamedTuple
 
 import comfy.sampler_helpers
 import torch
@@ -13,10 +14,22 @@ from ..styleid_core.features import Features, Reader, nearest_step, repeat_batch
 from ..styleid_core.storage import map_tensors, restore
 from .memory import fits_in_one_batch
 from .recording import KEY, ModelCall, block_address, logger, put_first, replay_all
-from .unet import self_attention_blocks
+from .unet import select_blocks, self_attention_blocks
 
 INJECT_INTO = {"both": (0, 1), "cond": (0,), "uncond": (1,)}  # as ComfyUI numbers them in cond_or_uncond
 STOCHASTIC = ("ancestral", "sde", "ddpm", "seeds", "sa_solver")  # parts of the names of ComfyUI's samplers
+
+
+class Settings(NamedTuple):
+    """How to inject: `gamma` and `tau` as in `mix_query_input`, `inject_into` one of INJECT_INTO, `start` and `end` the part of the
+    sampling as ComfyUI counts it (0: pure noise, 1: the picture), `layers` those of the captured blocks that take part (empty: all).
+    """
+    gamma: float
+    tau: float
+    inject_into: str = "both"
+    start: float = 0.0
+    end: float = 1.0
+    layers: str = ""
 
 
 def is_replayed(features: Features) -> bool:
@@ -36,8 +49,9 @@ def rows(value, chunk: int, chunks: int, batch: int):
 class Injection:
     """Owned by one sampling run of MODEL: the features of the step at hand, and the tally of what was injected."""
 
-    def __init__(self, model, content: Features, style: Features, gamma: float, tau: float, kinds: tuple[int, ...]):
-        self.model, self.content, self.style, self.gamma, self.tau, self.kinds = model, content, style, gamma, tau, kinds
+    def __init__(self, model, content: Features, style: Features, settings: Settings):
+        self.model, self.content, self.style, self.settings = model, content, style, settings
+        self.highest, self.lowest = sigma_range(model, settings)
         self.readers = [Reader(features, model.load_device) for features in (content, style)]
         self.sigma, self.features = 0.0, []  # as read or computed again for the last sigma
         self.current: dict[Block, tuple[torch.Tensor, torch.Tensor]] = {}
@@ -45,43 +59,44 @@ class Injection:
         self.sigmas: set[float] = set()
 
     def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
-        kinds = transformer_options["cond_or_uncond"]
-        injected = {kind in self.kinds for kind in kinds}
-        if len(injected) == 1:
-            return self.uniform_call(executor, injected.pop(), x, timesteps, context, y, control, transformer_options, kwargs)
+        sigma, kinds = float(transformer_options["sigmas"][0]), transformer_options["cond_or_uncond"]
+        into = INJECT_INTO[self.settings.inject_into] if self.lowest <= sigma <= self.highest else ()
+        if len({kind in into for kind in kinds}) == 1:
+            at = sigma if kinds[0] in into else None
+            return self.uniform_call(executor, at, x, timesteps, context, y, control, transformer_options, kwargs)
         # Some of the batch gets the style's keys and some its own, which may be of another number: one after the other.
         arguments = [x, timesteps, context, y, control, kwargs]
         outputs = []
         for i, kind in enumerate(kinds):
             *part, part_kwargs = rows(arguments, i, len(kinds), len(x))
             options = transformer_options | {"cond_or_uncond": [kind]}
-            outputs.append(self.uniform_call(executor, kind in self.kinds, *part, options, part_kwargs))
+            outputs.append(self.uniform_call(executor, sigma if kind in into else None, *part, options, part_kwargs))
         return torch.cat(outputs)
 
-    def uniform_call(self, executor, inject, x, timesteps, context, y, control, transformer_options, kwargs):
-        if inject:
-            self.load(executor, x, transformer_options)
+    def uniform_call(self, executor, sigma, x, timesteps, context, y, control, transformer_options, kwargs):
+        """With the features of `sigma`, or without any where it is None."""
+        if sigma is not None:
+            self.load(executor, sigma, x, transformer_options)
         output = executor(x, timesteps, context, y, control, transformer_options, **kwargs)
         self.current = {}
         return output
 
-    def load(self, executor, x, transformer_options):
+    def load(self, executor, sigma, x, transformer_options):
         if tuple(x.shape[-2:]) != self.content.size:
             raise ValueError("The model is sampling only a part of the picture (an area, a tile), where StyleID's content features do not "
                              "fit. Use conditioning without an area and a sampler without tiles.")
-        sigma = float(transformer_options["sigmas"][0])
         if sigma != self.sigma:
             self.features = []  # frees one step before the next takes memory
             self.sigma, self.features = sigma, self.features_at(sigma, executor, x.device, transformer_options)
         content, style = ({block: repeat_batch(restore(n, x), len(x)) for block, n in features.items()} for features in self.features)
-        self.current = {block: (content[block], style[block]) for block in content.keys() & style.keys()}
+        self.current = {block: (content[block], style[block]) for block in content}
         self.sigmas.add(sigma)
 
     def features_at(self, sigma: float, executor, device, transformer_options) -> list[dict]:
         """Of content and style: read, or, where only the inversion's calls were kept, computed again."""
         calls = [features.steps[nearest_step(features, sigma)] for features in (self.content, self.style) if is_replayed(features)]
-        blocks = [block for block in self.content.blocks if block in self.style.blocks]
-        replayed = iter(replay_all(executor, calls, blocks, device, transformer_options, partial(fits_in_one_batch, self.model)))
+        fits = partial(fits_in_one_batch, self.model)
+        replayed = iter(replay_all(executor, calls, self.content.blocks, device, transformer_options, fits))
         return [next(replayed) if is_replayed(reader.features) else reader.read(sigma) for reader in self.readers]
 
     def attn1_patch(self, n, context, value, extra_options):
@@ -94,7 +109,7 @@ class Injection:
                              f"which does not fit content_features {list(n_content.shape)} and style_features {list(n_style.shape)}. "
                              "Capture them with the model that samples, without nodes that shrink the picture inside the UNet.")
         self.blocks.add(block)
-        return mix_query_input(n, n_content, self.gamma, self.tau), n_style, n_style
+        return mix_query_input(n, n_content, self.settings.gamma, self.settings.tau), n_style, n_style
 
     def last_attn1_patch(self, n, context, value, extra_options):
         if len(n) != len(context) and block_address(extra_options) in self.current:
@@ -103,29 +118,31 @@ class Injection:
         return n, context, value
 
 
-def inject_style(model, content: Features, style: Features, gamma: float, tau: float, inject_into: str = "both"):
+def inject_style(model, content: Features, style: Features, settings: Settings):
     """A clone of MODEL that, for each sampling run of any sampler, injects `style` and `content` into self-attention.
 
-    `inject_into` is one of INJECT_INTO. With a noise mask everything is sampled, and what the mask leaves out is the content's
-    latent in the end. The run's own copy of the model options carries the patch: nothing stays on the model, however the run
-    ends. ValueError for features that were not captured, or do not share a block with each other and this model.
+    With a noise mask everything is sampled, and what the mask leaves out is the content's latent in the end. The run's own copy of
+    the model options carries the patch: nothing stays on the model, however the run ends. ValueError for features that were not
+    captured, or do not share a block with each other and this model, and for settings that leave nothing to inject.
     """
-    check_features(model, content, style)
+    if settings.start >= settings.end:
+        raise ValueError(f"start_percent {settings.start:g} is not below end_percent {settings.end:g}, so nothing would be injected.")
+    content, style = captured_in(model, settings.layers, content, style)
 
     def outer_sample(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
         check_sampler(sampler)
-        check_run(content, style, latent_image, sigmas)
+        guider = executor.class_obj
+        injection = Injection(guider.model_patcher, content, style, settings)
+        check_run(injection, latent_image, sigmas)
         if torch.count_nonzero(noise):
             logger.warning("The sampler adds fresh noise to the inverted latent, which loses the content. Turn its noise off.")
-        guider = executor.class_obj
-        injection = Injection(guider.model_patcher, content, style, gamma, tau, INJECT_INTO[inject_into])
         run_options = guider.model_options
         put_first(injection.attn1_patch, run_options["transformer_options"])
         run_options["transformer_options"]["patches"]["attn1_patch"].append(injection.last_attn1_patch)
         add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, injection.model_call, run_options, is_model_options=True)
         output = executor(noise, latent_image, sampler, sigmas, None, *args, **kwargs)
         if not injection.blocks:
-            if inject_into == "uncond" and not injection.sigmas:
+            if settings.inject_into == "uncond" and not injection.sigmas:
                 raise ValueError("No style was injected: inject_into is uncond, and without cfg the negative prompt is not evaluated. "
                                  "Raise cfg above 1, or inject into both.")
             raise ValueError(f"No style was injected: the sampler called the model at {len(injection.sigmas)} of {len(sigmas)} sigmas and "
@@ -141,16 +158,38 @@ def inject_style(model, content: Features, style: Features, gamma: float, tau: f
     return m
 
 
-def check_features(model, content: Features, style: Features):
-    for name, features in (("content", content), ("style", style)):
+def sigma_range(model, settings: Settings) -> tuple[float, float]:
+    """(highest, lowest) sigma at which to inject."""
+    sampling = model.get_model_object("model_sampling")
+    return tuple(float(sampling.percent_to_sigma(percent)) for percent in (settings.start, settings.end))
+
+
+def captured_in(model, layers: str, *both: Features) -> list[Features]:
+    """Features of content and style, of only the blocks that `layers` names; ValueError for what was not captured."""
+    for name, features in zip(("content", "style"), both):
         if not features.steps:
             raise ValueError(f"The {name}_features are empty. Put CaptureSelfAttention between the model and the DDIMInvert "
                              "that they come from.")
-    shared = set(content.blocks) & set(style.blocks)
-    if not shared & set(self_attention_blocks(model)):
-        numbers = [sorted({number for _, number, _ in features.blocks}) for features in (content, style)]
+    numbers = [sorted({number for _, number, _ in features.blocks}) for features in both]
+    shared = [block for block in both[0].blocks if block in both[1].blocks]
+    if not set(shared) & set(self_attention_blocks(model)):
         raise ValueError(f"content_features were captured in output blocks {numbers[0]}, style_features in {numbers[1]}, and none of "
                          "them is common to both and this model. Capture both with the same layers, from the model that samples.")
+    if layers.strip():
+        chosen = select_blocks(model, layers)
+        missing, there = (sorted({number for _, number, _ in blocks}) for blocks in (set(chosen) - set(shared), shared))
+        if missing:
+            raise ValueError(f'layers "{layers}": output blocks {missing} were not captured. Choose from {there}, or capture more.')
+        shared = chosen
+    return [only_blocks(features, shared) for features in both]
+
+
+def only_blocks(features: Features, blocks: list[Block]) -> Features:
+    steps = features.steps
+    if not is_replayed(features):
+        indices = [features.blocks.index(block) for block in blocks]
+        steps = [[step[i] for i in indices] for step in steps]
+    return features._replace(blocks=blocks, steps=steps)
 
 
 def check_sampler(sampler):
@@ -160,15 +199,19 @@ def check_sampler(sampler):
                          "Use a deterministic one: euler, ddim, heun, dpmpp_2m, uni_pc.")
 
 
-def check_run(content: Features, style: Features, latent_image: torch.Tensor, sigmas: torch.Tensor):
+def check_run(injection: Injection, latent_image: torch.Tensor, sigmas: torch.Tensor):
+    content, style, settings = injection.content, injection.style, injection.settings
     batch, size = latent_image.shape[0], tuple(latent_image.shape[-2:])
     if size != content.size:
         raise ValueError("content_features were captured from a latent of {}x{}, and the latent being sampled is {}x{} (height x width). "
                          "Sample the latent that DDIMInvert gave together with them.".format(*content.size, *size))
+    wanted = [sigma for sigma in sigmas.tolist() if sigma > 0 and injection.lowest <= sigma <= injection.highest]
+    if not wanted:
+        raise ValueError(f"No style would be injected: none of the sigmas that are sampled lies between start_percent {settings.start:g} "
+                         f"and end_percent {settings.end:g}. Widen them.")
     for name, features in (("content", content), ("style", style)):
         if features.batch not in (1, batch):
             raise ValueError(f"{name}_features hold {features.batch} images and the latent being sampled holds {batch}. "
                              f"Give one {name} for all, or one for each.")
-        for sigma in sigmas.tolist():
-            if sigma > 0:
-                nearest_step(features, sigma)
+        for sigma in wanted:
+            nearest_step(features, sigma)

@@ -6,9 +6,9 @@ from comfy_api.latest import io
 from ..styleid_core.adain import adain as latent_adain
 from ..styleid_core.ddim import sample_ddim, vp_scale
 from ..styleid_core.storage import STORAGES
-from .injection import GAMMA_TOOLTIP, INJECT_INTO_TOOLTIP, TEMPERATURE_TOOLTIP
+from .injection import END_TOOLTIP, GAMMA_TOOLTIP, INJECT_INTO_TOOLTIP, START_TOOLTIP, TEMPERATURE_TOOLTIP
 from .inversion import DENOISE_TOOLTIP, LAYERS_TOOLTIP, PLACE_TOOLTIP, POSITIVE_TOOLTIP, SCHEDULE_TOOLTIP, STORAGE_TOOLTIP
-from .patcher import INJECT_INTO, inject_style, keep_outside
+from .patcher import INJECT_INTO, Settings, inject_style, keep_outside
 from .recording import PLACES, request_capture
 from .sampling import (
     SCHEDULES,
@@ -62,6 +62,9 @@ class StyleIDSampler(io.ComfyNode):
                                tooltip=INJECT_INTO_TOOLTIP),
                 io.Combo.Input("storage", options=list(STORAGES), default="auto", optional=True, advanced=True, tooltip=STORAGE_TOOLTIP),
                 io.Combo.Input("place", options=PLACES, default="auto", optional=True, advanced=True, tooltip=PLACE_TOOLTIP),
+                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True,
+                               tooltip=START_TOOLTIP),
+                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01, optional=True, advanced=True, tooltip=END_TOOLTIP),
             ],
             outputs=[io.Latent.Output(tooltip="The stylised picture, for VAE Decode.")],
         )
@@ -69,7 +72,7 @@ class StyleIDSampler(io.ComfyNode):
     @classmethod
     def execute(cls, model, content, style, positive, steps=50, gamma=0.75, temperature=1.5, adain=1.0, layers="6-11",
                 schedule="official", negative=None, cfg=1.0, inversion_positive=None, denoise=1.0,
-                inject_into="both", storage="auto", place="auto") -> io.NodeOutput:
+                inject_into="both", storage="auto", place="auto", start_percent=0.0, end_percent=1.0) -> io.NodeOutput:
         z_content, z_style = image_latents(content, style)
         for name, samples in (("content", z_content), ("style", z_style)):
             check_channels(model, samples, name)
@@ -86,7 +89,8 @@ class StyleIDSampler(io.ComfyNode):
         (noise, content_features), (style_noise, style_features) = invert_both(
             recording, positive if inversion_positive is None else inversion_positive, batches, len(z_content), plan, on_inversion)
         start = latent_adain(noise, style_noise, adain)
-        m = inject_style(model, content_features, style_features, gamma, temperature, inject_into) if injected else model
+        settings = Settings(gamma, temperature, inject_into, start_percent, end_percent)
+        m = inject_style(model, content_features, style_features, settings) if injected else model
         x = run_sampler(m, positive, start, KSAMPLER(sample_ddim), plan.sampling, on_sampling, negative, cfg)
         result = rescale(model, x, 1 / vp_scale(plan.sampling[-1], plan.sigma_data))
         if "noise_mask" in content:

@@ -110,6 +110,17 @@ def sample_custom():
 
 
 @pytest.fixture(scope="session")
+def size():
+    """size(kept): bytes of the tensors in lists and tuples."""
+    def count(kept):
+        if isinstance(kept, torch.Tensor):
+            return kept.nbytes
+        return sum(map(count, kept)) if isinstance(kept, (list, tuple)) else 0
+
+    return count
+
+
+@pytest.fixture(scope="session")
 def paper_attention():
     """paper_attention(model, content_features, style_features, gamma, temperature): what InjectStyleKV promises, gone another way.
 

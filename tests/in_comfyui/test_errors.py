@@ -131,6 +131,23 @@ def test_sigmas_that_were_not_inverted(pack, model, case, inverted, sample_custo
         sample_custom(m, case.positive, sigmas, noise)
 
 
+@pytest.mark.parametrize(("settings", "sentence"), [
+    (dict(start_percent=0.7, end_percent=0.7), "start_percent 0.7 is not below end_percent 0.7"),
+    (dict(layers="3,9"), r'layers "3,9": output blocks \[3\] were not captured. Choose from \[6, 7, 8, 9, 10, 11\]'),
+    (dict(layers="style"), 'layers "style": "style" is not a block number')])
+def test_settings_that_leave_nothing_to_inject(pack, model, inverted, settings, sentence):
+    (_, content, _), (_, style, _) = inverted
+    with pytest.raises(ValueError, match=sentence):
+        pack.InjectStyleKV(model=model, content_features=content, style_features=style, **settings)
+
+
+def test_a_part_of_the_sampling_without_a_step(pack, model, case, inverted, sample_custom):
+    (noise, content, sigmas), (_, style, _) = inverted
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, start_percent=0.9)
+    with pytest.raises(ValueError, match="none of the sigmas that are sampled lies between start_percent 0.9 and end_percent 1. Widen"):
+        sample_custom(m, case.positive, sigmas[:5], noise)
+
+
 @pytest.mark.parametrize(("sampler", "refused"), [
     ("euler_ancestral", True), ("dpmpp_2m_sde", True), ("dpmpp_sde", True), ("ddpm", True), ("er_sde", True), ("seeds_2", True),
     ("euler", False), ("ddim", False), ("heun", False), ("dpmpp_2m", False), ("uni_pc", False)])

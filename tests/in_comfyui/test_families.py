@@ -101,15 +101,14 @@ def test_features_in_every_family(pack, family, transfer_inputs, paper_attention
 
 
 @pytest.mark.parametrize("storage", ["auto", "int8"])
-def test_the_predicted_size_is_what_is_kept(pack, pack_module, family, transfer_inputs, caplog, storage):
+def test_the_predicted_size_is_what_is_kept(pack, pack_module, family, transfer_inputs, caplog, size, storage):
     model, layers, blocks, _ = family
     latent = {"samples": torch.randn(2, 4, 20, 28)}
     [recording] = pack.CaptureSelfAttention(model=model, layers=layers, storage=storage)
     with caplog.at_level("INFO", logger="styleid"):
         _, features, _ = pack.DDIMInvert(model=recording, latent=latent, positive=transfer_inputs[2], steps=2, schedule="ddim")
     assert [tuple(kept.shape[1:]) for kept in features.steps[0]] == pack_module("nodes.unet").token_shapes(model, features.blocks, (20, 28))
-    bytes_kept = sum(tensor.nbytes for step in features.steps for kept in step for tensor in ([kept] if storage == "auto" else kept))
-    assert caplog.messages[0] == f"The features of 2 steps will take {bytes_kept / 1e9:.3g} GB of RAM."
+    assert caplog.messages[0] == f"The features of 2 steps will take {size(features.steps) / 1e9:.3g} GB of RAM."
 
 
 def test_injection_is_the_papers_attention(pack, family, transfer_inputs, paper_attention, sample_custom, relative_error):

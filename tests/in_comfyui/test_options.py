@@ -44,7 +44,7 @@ def test_injection_into_a_side_that_is_not_evaluated_is_named(pack, model, case,
 
 
 @pytest.mark.parametrize(("storage", "limit", "share"), [("fp16", 1e-3, 0.5), ("bf16", 5e-3, 0.5), ("int8", 2e-2, 0.29)])
-def test_storage_of_features(pack, model, case, inverted, sample_custom, relative_error, storage, limit, share):
+def test_storage_of_features(pack, model, case, inverted, sample_custom, relative_error, size, storage, limit, share):
     """Of a model in float32; int8 keeps a scale of 4 bytes for a token of 32 to 128 channels."""
     (noise, content, sigmas), (_, style, _) = inverted
     [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", storage=storage)
@@ -56,9 +56,37 @@ def test_storage_of_features(pack, model, case, inverted, sample_custom, relativ
     assert sum(map(size, kept[0].steps)) / sum(map(size, content.steps)) <= share
 
 
-def size(kept) -> int:
-    """Bytes of the tensors in lists and tuples."""
-    return kept.nbytes if isinstance(kept, torch.Tensor) else sum(map(size, kept))
+@pytest.mark.parametrize(("start", "end"), [(0.0, 0.5), (0.5, 1.0), (0.2, 0.7)])
+def test_injection_in_a_part_of_the_sampling(pack, model, case, inverted, sample_custom, relative_error, start, end):
+    (noise, content, sigmas), (_, style, _) = inverted
+    inputs = dict(model=model, content_features=content, style_features=style)
+    [always], [sometimes] = (pack.InjectStyleKV(**inputs, **settings) for settings in ({}, dict(start_percent=start, end_percent=end)))
+    sigma_at = model.get_model_object("model_sampling").percent_to_sigma
+    latent, injected = noise, 0
+    for pair in sigmas.unfold(0, 2, 1):
+        inside = sigma_at(end) <= pair[0] <= sigma_at(start)
+        latent = sample_custom(always if inside else model, case.positive, pair, latent)
+        injected += bool(inside)
+    assert injected == round((end - start) * case.steps)
+    result = sample_custom(sometimes, case.positive, sigmas, noise)["samples"]
+    assert relative_error(result, latent["samples"]) < 1e-4
+
+    [one_node] = pack.StyleIDSampler(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps,
+                                     schedule="ddim", adain=0.0, start_percent=start, end_percent=end)
+    assert relative_error(one_node["samples"], result) < 1e-4
+
+
+@pytest.mark.parametrize("place", ["auto", "recompute"])
+def test_some_of_the_captured_layers(pack, model, case, sample_custom, place):
+    """Without inverting again, as if only those had been captured."""
+    results = []
+    for captured, injected in (("9-10", ""), ("6-11", "9-10")):
+        [recording] = pack.CaptureSelfAttention(model=model, layers=captured, place=place)
+        (noise, content, sigmas), (_, style, _) = (
+            pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=4) for latent in (case.content, case.style))
+        [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, layers=injected)
+        results.append(sample_custom(m, case.positive, sigmas, noise)["samples"])
+    assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("schedule", ["official", "ddim", "karras"])

@@ -40,13 +40,6 @@ def five_nodes(pack, model, case, sample_custom):
     return run
 
 
-def size(kept) -> int:
-    """Bytes of the tensors in lists and tuples."""
-    if isinstance(kept, torch.Tensor):
-        return kept.nbytes
-    return sum(map(size, kept)) if isinstance(kept, (list, tuple)) else 0
-
-
 SITUATIONS = {
     "one size": {},
     "ddim": dict(schedule="ddim"),
@@ -81,7 +74,7 @@ def test_recomputing_for_frames(five_nodes, pair, relative_error, contents, styl
     assert relative_error(recomputed, kept) < 1e-4
 
 
-def test_recomputing_keeps_latents_and_prompts(pack, model, case):
+def test_recomputing_keeps_latents_and_prompts(pack, model, case, size):
     [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", place="recompute")
     _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=STEPS, schedule="ddim")
     assert size(features.steps) == STEPS * (case.content["samples"].nbytes + case.positive[0][0].nbytes + 4), "4: the timestep"

@@ -11,10 +11,11 @@ INPUTS = {
     "DDIMInvert": {"model": None, "latent": None, "positive": None, "steps": 50, "schedule": "official", "denoise": 1.0},
     "LatentAdaIN": {"content": None, "style": None, "strength": 1.0},
     "InjectStyleKV": {"model": None, "content_features": None, "style_features": None, "gamma": 0.75, "temperature": 1.5,
-                      "inject_into": "both"},
+                      "inject_into": "both", "layers": "", "start_percent": 0.0, "end_percent": 1.0},
     "StyleIDSampler": {"model": None, "content": None, "style": None, "positive": None, "steps": 50, "gamma": 0.75, "temperature": 1.5,
                        "adain": 1.0, "layers": "6-11", "schedule": "official", "negative": None, "cfg": 1.0, "inversion_positive": None,
-                       "denoise": 1.0, "inject_into": "both", "storage": "auto", "place": "auto"},
+                       "denoise": 1.0, "inject_into": "both", "storage": "auto", "place": "auto",
+                       "start_percent": 0.0, "end_percent": 1.0},
     "StyleIDScores": {"content": None, "style": None, "stylized": None},
 }
 OUTPUTS = {

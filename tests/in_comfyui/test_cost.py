@@ -1,0 +1,61 @@
+"""What the pack adds to a model call, in operators and host synchronisations: of the same number on any device."""
+
+from collections import Counter
+
+import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
+
+STEPS = 5  # of which the official timesteps have as many
+
+
+WAITING = ("item", "is_nonzero", "_local_scalar_dense")  # what float(tensor) and `if tensor` become
+
+
+class Counting(TorchDispatchMode):
+    """Counts operators by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.operators = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.operators[func.overloadpacket.__name__] += 1
+        return func(*args, **kwargs or {})
+
+
+def per_call(run) -> tuple[float, float]:
+    """(operators, synchronisations) of each model call of run(steps), without what a run has once."""
+    counts = []
+    for steps in (STEPS, 2 * STEPS):
+        with Counting() as counting:
+            run(steps)
+        counts.append((counting.operators.total(), sum(counting.operators[name] for name in WAITING)))
+    return tuple((long - short) / STEPS for short, long in zip(*counts))
+
+
+@pytest.fixture
+def plain(model, case, inverted, sample_custom):
+    (noise, _, sigmas), _ = inverted
+    return per_call(lambda steps: sample_custom(model, case.positive, sigmas[:steps + 1], noise))
+
+
+def test_the_cost_of_injection(pack, model, case, inverted, sample_custom, plain):
+    (noise, content, sigmas), (_, style, _) = inverted
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    operators, waits = per_call(lambda steps: sample_custom(m, case.positive, sigmas[:steps + 1], noise))
+    assert operators <= 1.05 * plain[0] and waits == plain[1] + 1
+
+
+@pytest.mark.parametrize("place", ["auto", "recompute"])
+def test_the_cost_of_recording(pack, model, case, plain, place):
+    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", place=place)
+    operators, waits = per_call(lambda steps: pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=steps,
+                                                              schedule="official"))
+    assert operators <= 1.05 * plain[0] and waits == plain[1] + 1
+
+
+def test_the_cost_of_the_one_node(pack, model, case, plain):
+    """An inversion of both pictures and the sampling: two model calls for each step."""
+    inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive)
+    operators, waits = per_call(lambda steps: pack.StyleIDSampler(steps=steps, **inputs))
+    assert operators <= 2 * 1.05 * plain[0] and waits == 2 * (plain[1] + 1)
