@@ -5,6 +5,8 @@ from typing_extensions import override
 
 from .nodes import adain, injection, inversion, scores, styleid_sampler
 
+WEB_DIRECTORY = "web"  # the help panel's pages
+
 
 class StyleIDExtension(ComfyExtension):
     @override
