@@ -100,6 +100,6 @@ def repeat_batch(n: Tensor, batch: int) -> Tensor:
 
     A sampler's batch holds whole copies of the latent batch, one for each conditioning.
     """
-    if n.shape[0] == 1:
-        return n.expand(batch, -1, -1)
-    return n if n.shape[0] == batch else n.repeat(batch // n.shape[0], 1, 1)
+    if n.shape[0] == batch:
+        return n
+    return n.expand(batch, -1, -1) if n.shape[0] == 1 else n.repeat(batch // n.shape[0], 1, 1)
