@@ -208,7 +208,7 @@ def check_run(injection: Injection, latent_image: torch.Tensor, sigmas: torch.Te
     wanted = [sigma for sigma in sigmas.tolist() if sigma > 0 and injection.lowest <= sigma <= injection.highest]
     if not wanted:
         raise ValueError(f"No style would be injected: none of the sigmas that are sampled lies between start_percent {settings.start:g} "
-                         f"and end_percent {settings.end:g}. Widen them.")
+                         f"and end_percent {settings.end:g}. Widen them, or sample this part with the model that has no style.")
     for name, features in (("content", content), ("style", style)):
         if features.batch not in (1, batch):
             raise ValueError(f"{name}_features hold {features.batch} images and the latent being sampled holds {batch}. "

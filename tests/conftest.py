@@ -1,6 +1,7 @@
-"""Shared by the three tiers: core (plain torch), in_comfyui (ComfyUI's classes in this process), over_http (a server)."""
+"""Shared by the tiers: core (plain torch), in_comfyui (ComfyUI's classes in this process), over_http and in_browser (a server)."""
 
 import math
+import shutil
 import sys
 import zlib
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torchvision.models import alexnet, vgg19
 
@@ -17,6 +19,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT] + [str(ROOT)]
 
 from styleid_core.evaluation.networks import ALEXNET, INCEPTION, VGG19  # noqa: E402
+from tools.host import running_host  # noqa: E402
+from tools.server import serve  # noqa: E402
 
 torch.set_num_threads(2)
 
@@ -55,6 +59,25 @@ def weights(tmp_path_factory):
 
     torch.save(Untrained("", ["2048"], str(folder / ALEXNET.name)).state_dict(), folder / INCEPTION.name)
     return folder
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    base = tmp_path_factory.mktemp("comfyui")
+    with serve(running_host(), base) as running:
+        for name in ("content", "style"):
+            shutil.copyfile(ROOT / "demo" / "images" / f"{name}.jpg", base / "input" / f"styleid_{name}.jpg")
+        write_lora(base / "models" / "loras" / "style_lora.safetensors")
+        yield running
+
+
+def write_lora(path: Path):
+    """A LoRA of rank 2 on the values of self-attention in two output blocks of the demo model, which are 32 wide."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = {"lora_down": (2, 32), "lora_up": (32, 2)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({f"lora_unet_output_blocks_{number}_1_transformer_blocks_0_attn1_to_v.{side}.weight":
+               0.5 * torch.randn(shape, generator=generator) for number in (9, 10) for side, shape in shapes.items()}, path)
 
 
 @pytest.fixture

@@ -1,0 +1,71 @@
+"""ComfyUI's own web page in a Chromium, on the server that tests/over_http use."""
+
+import json
+import re
+import shutil
+import urllib.request
+
+import pytest
+
+from tools.host import ROOT
+
+SETTINGS = {  # as of a user who has seen the tutorial, and nothing that changes by itself
+    "Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.Validation.Workflows": True,
+    "Comfy.VersionCompatibility.DisableWarnings": True, "Comfy.Window.UnloadConfirmation": False, "Comfy.RightSidePanel.IsOpen": False,
+}
+READY = "() => window.graph && window.app?.extensionManager?.spinner === false"
+FRONTENDS_OWN = re.compile(r"user\.css|userdata|favicon|graph accessed before initialization|GPU stall|WebGL|deprecated|Autofocus|"
+                           r"missingModel")
+
+
+class Page:
+    """The web page in one language; `errors` holds what it printed to the console as such."""
+
+    def __init__(self, page, url: str):
+        self.page, self.errors = page, []
+        page.on("console", lambda message: message.type == "error" and self.note(f"{message.text} {message.location}"))
+        page.on("pageerror", lambda error: self.note(str(error)))
+        page.goto(url, wait_until="domcontentloaded")
+        page.wait_for_function(READY)
+        self.errors.clear()  # of the graph that the page begins with
+
+    def note(self, text: str):
+        if not FRONTENDS_OWN.search(text):
+            self.errors.append(text)
+
+    def load(self, example: str):
+        workflow = json.loads((ROOT / "example_workflows" / f"{example}.json").read_text(encoding="utf-8"))
+        self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+        self.page.wait_for_timeout(300)
+
+    def nodes(self, properties: str) -> list:
+        """Of each node of the graph a JavaScript expression of `n`."""
+        return self.page.evaluate(f"window.graph.nodes.map(n => {properties})")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("needs a Chromium or Chrome on the PATH")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=["en", "zh"])
+def language(request):
+    return request.param
+
+
+@pytest.fixture
+def page(server, browser, language):
+    body = json.dumps(SETTINGS | {"Comfy.Locale": language}).encode()
+    request = urllib.request.Request(f"{server.url}/api/settings", body, {"Content-Type": "application/json"})
+    urllib.request.urlopen(request, timeout=30).close()
+    context = browser.new_context(viewport={"width": 1600, "height": 1000})
+    context.set_default_timeout(120_000)
+    yield Page(context.new_page(), server.url)
+    context.close()

@@ -1,0 +1,64 @@
+"""What a user sees: the example workflows, the names of nodes, and their help pages."""
+
+import json
+import re
+import urllib.request
+from itertools import combinations
+
+import pytest
+
+from tools.host import ROOT
+from tools.workflow import load_prompt
+
+EXAMPLES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
+CHINESE = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def object_info(server):
+    with urllib.request.urlopen(f"{server.url}/object_info", timeout=60) as response:
+        return json.load(response)
+
+
+def overlap(a: list, b: list) -> bool:
+    """Of two boxes (left, top, width, height)."""
+    return all(a[i] < b[i] + b[i + 2] and b[i] < a[i] + a[i + 2] for i in (0, 1))
+
+
+@pytest.mark.parametrize("language", ["en"], indirect=True)
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_opens_as_it_was_saved(page, object_info, example):
+    page.load(example)
+    boxes = page.nodes("[...n.boundingRect]")
+    assert len(boxes) > 10 and not [pair for pair in combinations(boxes, 2) if overlap(*pair)]
+    assert page.errors == []
+    sent = json.loads(page.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+    read = load_prompt(ROOT / "example_workflows" / f"{example}.json", object_info)
+    assert {id: (node["class_type"], node["inputs"]) for id, node in sent.items()} == {
+        id: (node["class_type"], node["inputs"]) for id, node in read.items()}
+
+
+def test_titles_are_translated(page, language, object_info):
+    page.load("styleid_simple")
+    expected = CHINESE["StyleIDSampler"]["display_name"] if language == "zh" else object_info["StyleIDSampler"]["display_name"]
+    assert expected in page.nodes("n.title")
+
+
+@pytest.mark.parametrize("node", ["StyleIDSampler"])
+def test_the_help_panel_shows_the_page(page, language, node):
+    page.load("styleid_simple")
+    page.page.evaluate("""type => {
+        const node = app.canvas.graph.nodes.find(n => n.type === type);
+        app.canvas.selectItems([node]);
+        app.canvas.fitViewToSelectionAnimated?.();
+        app.canvas.setDirty(true, true);
+    }""", node)
+    page.page.get_by_test_id("info-button").click()
+    help_panel = page.page.locator(".node-help-content")
+    help_panel.wait_for(state="visible")
+    text = (ROOT / "web" / "docs" / node / f"{language}.md").read_text(encoding="utf-8")
+    headings = re.findall("^## (.+)$", text, re.MULTILINE)
+    page.page.get_by_text(headings[-1]).first.wait_for(state="attached")
+    shown = help_panel.inner_text()
+    assert [heading for heading in headings if heading not in shown] == [] and text.splitlines()[0] in shown
+    assert page.errors == []
