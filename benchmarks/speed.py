@@ -26,7 +26,7 @@ import comfy.supported_models
 import comfyui_version
 
 from demo.styleid_demo.unet import UNET, new_unet
-from demo.transfer import sample_custom
+from demo.transfer import sample_custom, size
 from styleid_core.storage import STORAGES
 from tools.host import ROOT, say
 from tools.pack import load_pack
@@ -86,15 +86,6 @@ def conditioning(case: Case) -> list:
     return [[torch.randn(1, 77, case.unet["context_dim"]), {"pooled_output": torch.zeros(1, 1280)}]]
 
 
-def size(kept) -> int:
-    """Bytes of the tensors in dicts, lists and tuples."""
-    if isinstance(kept, torch.Tensor):
-        return kept.nbytes
-    if isinstance(kept, dict):
-        return sum(map(size, kept.values()))
-    return sum(map(size, kept)) if isinstance(kept, (list, tuple)) else 0
-
-
 class Run:
     """One transfer, or its floor, on latents of noise."""
 
@@ -133,7 +124,7 @@ class Run:
 
     def straightforward(self, steps: int) -> int:
         [recording] = self.pack.CaptureSelfAttention(model=self.model, layers=self.case.layers)
-        blocks = recording.model_options["transformer_options"]["styleid_capture"][0]
+        blocks = recording.model_options["transformer_options"]["styleid_capture"].blocks
         (content, q_content), (style, kv_style) = (capturing(self.model, blocks) for _ in range(2))
         (noise, _, sigmas), (style_noise, _, _) = (self.invert(m, z, steps) for m, z in ((content, self.content), (style, self.style)))
         [start] = self.pack.LatentAdaIN(content=noise, style=style_noise)

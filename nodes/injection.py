@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from .inversion import FeaturesType
-from .patcher import INJECT_INTO, Settings, inject_style
+from .patcher import INJECT_INTO, Settings, check_settings, inject_style
 
 GAMMA_TOOLTIP = ("Query preservation: how much of the content's own queries is kept. Higher holds the content's shapes, "
                  "lower follows the style. The paper uses 0.75; 0.3 to 0.6 for a strong style.")
@@ -47,7 +47,7 @@ class InjectStyleKV(io.ComfyNode):
     @classmethod
     def execute(cls, model, content_features, style_features, gamma=0.75, temperature=1.5, inject_into="both", layers="",
                 start_percent=0.0, end_percent=1.0) -> io.NodeOutput:
-        settings = Settings(gamma, temperature, inject_into, start_percent, end_percent, layers)
+        settings = check_settings(Settings(gamma, temperature, inject_into, start_percent, end_percent, layers))
         return io.NodeOutput(inject_style(model, content_features, style_features, settings))
 
 

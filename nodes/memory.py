@@ -39,6 +39,7 @@ def make_room(model, request: CaptureRequest, shape: list[int], steps: int) -> t
     calls = model.memory_required([2 * shape[0], *shape[1:]])
     if request.place == "gpu" and gpu != RAM:
         comfy.model_management.free_memory(size + calls + model.model_size() - model.loaded_size(), gpu)
+    # Where MODEL is in RAM, both are one place, and its activations come and go.
     free = {gpu: room(model) - calls, RAM: comfy.model_management.get_free_memory(RAM)}
     candidates = dict.fromkeys({"gpu": [gpu], "cpu": [RAM]}.get(request.place, [gpu, RAM]))
     for device in candidates:

@@ -32,6 +32,12 @@ class Settings(NamedTuple):
     layers: str = ""
 
 
+def check_settings(settings: Settings) -> Settings:
+    if settings.start >= settings.end:
+        raise ValueError(f"start_percent {settings.start:g} is not below end_percent {settings.end:g}, so nothing would be injected.")
+    return settings
+
+
 def is_replayed(features: Features) -> bool:
     return isinstance(features.steps[0], ModelCall)
 
@@ -123,10 +129,8 @@ def inject_style(model, content: Features, style: Features, settings: Settings):
 
     With a noise mask everything is sampled, and what the mask leaves out is the content's latent in the end. The run's own copy of
     the model options carries the patch: nothing stays on the model, however the run ends. ValueError for features that were not
-    captured, or do not share a block with each other and this model, and for settings that leave nothing to inject.
+    captured, or do not share a block with each other and this model, or lack one that `settings.layers` names.
     """
-    if settings.start >= settings.end:
-        raise ValueError(f"start_percent {settings.start:g} is not below end_percent {settings.end:g}, so nothing would be injected.")
     content, style = captured_in(model, settings.layers, content, style)
 
     def outer_sample(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
@@ -162,6 +166,16 @@ def sigma_range(model, settings: Settings) -> tuple[float, float]:
     """(highest, lowest) sigma at which to inject."""
     sampling = model.get_model_object("model_sampling")
     return tuple(float(sampling.percent_to_sigma(percent)) for percent in (settings.start, settings.end))
+
+
+def injected_sigmas(model, settings: Settings, sigmas: torch.Tensor) -> list[float]:
+    """Those of `sigmas` (N + 1,) at which to inject; ValueError for none."""
+    highest, lowest = sigma_range(model, settings)
+    wanted = [sigma for sigma in sigmas.tolist() if sigma > 0 and lowest <= sigma <= highest]
+    if not wanted:
+        raise ValueError(f"No style would be injected: none of the sigmas that are sampled lies between start_percent {settings.start:g} "
+                         f"and end_percent {settings.end:g}. Widen them, or sample this part with the model that has no style.")
+    return wanted
 
 
 def captured_in(model, layers: str, *both: Features) -> list[Features]:
@@ -205,10 +219,7 @@ def check_run(injection: Injection, latent_image: torch.Tensor, sigmas: torch.Te
     if size != content.size:
         raise ValueError("content_features were captured from a latent of {}x{}, and the latent being sampled is {}x{} (height x width). "
                          "Sample the latent that DDIMInvert gave together with them.".format(*content.size, *size))
-    wanted = [sigma for sigma in sigmas.tolist() if sigma > 0 and injection.lowest <= sigma <= injection.highest]
-    if not wanted:
-        raise ValueError(f"No style would be injected: none of the sigmas that are sampled lies between start_percent {settings.start:g} "
-                         f"and end_percent {settings.end:g}. Widen them, or sample this part with the model that has no style.")
+    wanted = injected_sigmas(injection.model, settings, sigmas)
     for name, features in (("content", content), ("style", style)):
         if features.batch not in (1, batch):
             raise ValueError(f"{name}_features hold {features.batch} images and the latent being sampled holds {batch}. "

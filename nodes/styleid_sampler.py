@@ -8,7 +8,7 @@ from ..styleid_core.ddim import sample_ddim, vp_scale
 from ..styleid_core.storage import STORAGES
 from .injection import END_TOOLTIP, GAMMA_TOOLTIP, INJECT_INTO_TOOLTIP, START_TOOLTIP, TEMPERATURE_TOOLTIP
 from .inversion import DENOISE_TOOLTIP, LAYERS_TOOLTIP, PLACE_TOOLTIP, POSITIVE_TOOLTIP, SCHEDULE_TOOLTIP, STORAGE_TOOLTIP
-from .patcher import INJECT_INTO, Settings, inject_style, keep_outside
+from .patcher import INJECT_INTO, Settings, check_settings, inject_style, injected_sigmas, keep_outside
 from .recording import PLACES, request_capture
 from .sampling import (
     SCHEDULES,
@@ -80,16 +80,18 @@ class StyleIDSampler(io.ComfyNode):
         if cfg != 1 and negative is None:
             raise ValueError(f"cfg {cfg:g} compares with a negative prompt, and none is connected. Connect negative, or set cfg to 1.")
 
+        settings = check_settings(Settings(gamma, temperature, inject_into, start_percent, end_percent))
         injected = bool(layers.strip())
         recording = request_capture(model, layers, storage, place) if injected else model
         plan = make_schedule(model, schedule, steps, denoise)
+        if injected:
+            injected_sigmas(model, settings, plan.sampling)  # or two inversions would run before an error
         batches = in_batches(model, z_content, z_style)
         *on_inversion, on_sampling = progress(model, *[len(plan.evaluated)] * len(batches), len(plan.sampling) - 1)
 
         (noise, content_features), (style_noise, style_features) = invert_both(
             recording, positive if inversion_positive is None else inversion_positive, batches, len(z_content), plan, on_inversion)
         start = latent_adain(noise, style_noise, adain)
-        settings = Settings(gamma, temperature, inject_into, start_percent, end_percent)
         m = inject_style(model, content_features, style_features, settings) if injected else model
         x = run_sampler(m, positive, start, KSAMPLER(sample_ddim), plan.sampling, on_sampling, negative, cfg)
         result = rescale(model, x, 1 / vp_scale(plan.sampling[-1], plan.sigma_data))

@@ -141,6 +141,18 @@ def test_settings_that_leave_nothing_to_inject(pack, model, inverted, settings, 
         pack.InjectStyleKV(model=model, content_features=content, style_features=style, **settings)
 
 
+@pytest.mark.parametrize(("settings", "sentence"), [
+    (dict(start_percent=0.7, end_percent=0.7), "start_percent 0.7 is not below end_percent 0.7"),
+    (dict(denoise=0.3, end_percent=0.5), "none of the sigmas that are sampled lies between start_percent 0 and end_percent 0.5")])
+def test_settings_are_refused_before_anything_is_inverted(pack, inputs, model, settings, sentence):
+    calls = []
+    handle = model.model.diffusion_model.time_embed.register_forward_hook(lambda *_: calls.append(None))
+    with pytest.raises(ValueError, match=sentence):
+        pack.StyleIDSampler(**inputs | settings)
+    handle.remove()
+    assert not calls
+
+
 def test_a_part_of_the_sampling_without_a_step(pack, model, case, inverted, sample_custom):
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, start_percent=0.9)

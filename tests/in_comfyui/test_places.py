@@ -51,7 +51,7 @@ SITUATIONS = {
 @pytest.mark.parametrize("situation", SITUATIONS)
 @pytest.mark.parametrize("same_size", [True, False])
 def test_recomputed_features_give_the_same(five_nodes, case, pair, relative_error, situation, same_size):
-    content, style = pair if same_size else (case.content, case.style)
+    content, style = pair if same_size else (case.content, {"samples": case.style["samples"][..., ::2]})
     kept, recomputed = (five_nodes(place, content, style, **SITUATIONS[situation]) for place in ("auto", "recompute"))
     assert relative_error(recomputed, kept) < 1e-4
 
