@@ -1,6 +1,7 @@
 """The pack, loaded by ComfyUI's own loader in this process. Import tools.in_process first."""
 
 import asyncio
+from pathlib import Path
 from types import SimpleNamespace
 
 import nodes
@@ -10,9 +11,9 @@ from .host import ROOT
 NODES = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDScores"]
 
 
-def load_pack() -> SimpleNamespace:
+def load_pack(folder: Path = ROOT) -> SimpleNamespace:
     """pack.StyleIDSampler(...) and the other nodes, called as ComfyUI does; each gives the tuple of its outputs."""
-    assert asyncio.run(nodes.load_custom_node(str(ROOT)))
+    assert asyncio.run(nodes.load_custom_node(str(folder)))
 
     def node(name):
         return lambda **inputs: nodes.NODE_CLASS_MAPPINGS[name].execute(**inputs).result

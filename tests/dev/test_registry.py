@@ -1,0 +1,74 @@
+"""What the registry ships: packed by its own tool, unzipped, loaded by ComfyUI and used."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tools.host import running_host
+
+ROOT = Path(__file__).resolve().parents[2]
+TRANSFER = """
+import sys
+import tools.in_process
+import nodes, torch
+from pathlib import Path
+from demo.styleid_demo.unet import conditioning, load_unet
+from tools.pack import load_pack
+
+pack = load_pack(Path(sys.argv[1]))
+latent = {"samples": torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))}
+[result] = pack.StyleIDSampler(model=load_unet(), content=latent, style=latent, positive=conditioning(), steps=2)
+assert result["samples"].isfinite().all()
+print(*(name for name, node in nodes.NODE_CLASS_MAPPINGS.items() if node.CATEGORY == "styleid"))
+"""
+
+
+def comfy(*arguments) -> subprocess.CompletedProcess:
+    """comfy-cli without questions and telemetry, in the pack's folder."""
+    environment = os.environ | {"DO_NOT_TRACK": "1"}
+    return subprocess.run([Path(sys.executable).with_name("comfy"), "--skip-prompt", *arguments], cwd=ROOT, env=environment, text=True,
+                          capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    """The folder that a user of ComfyUI's Manager gets."""
+    packed = comfy("node", "pack")
+    archive = ROOT / "node.zip"
+    assert packed.returncode == 0, packed.stdout
+    with zipfile.ZipFile(archive) as file:
+        file.extractall(tmp_path / "styleid")
+    archive.unlink()
+    return tmp_path / "styleid"
+
+
+def transfer_with(folder: Path) -> set[str]:
+    """The nodes of the pack in `folder`, after one of them has made a picture."""
+    done = subprocess.run([sys.executable, "-c", TRANSFER, str(folder)], cwd=ROOT, text=True, capture_output=True, timeout=300,
+                          env=os.environ | {"COMFYUI_PATH": str(running_host().comfyui)})
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+FIVE = {"CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler"}
+
+
+def test_what_is_shipped_works(shipped):
+    assert transfer_with(shipped) == FIVE | {"StyleIDScores"}
+    assert not (shipped / "tests").exists() and not (shipped / "docs").exists()
+    size = sum(path.stat().st_size for path in shipped.rglob("*"))
+    assert size < 2e6, "users download more than nodes, help and examples"
+
+
+def test_an_optional_node_does_not_take_the_others_with_it(shipped):
+    (shipped / "styleid_core" / "evaluation" / "networks.py").write_text("import torchvision_of_another_torch")
+    assert transfer_with(shipped) == FIVE
+
+
+def test_the_registry_takes_it():
+    validated = comfy("node", "validate")
+    assert validated.returncode == 0 and "passed" in validated.stderr, validated.stdout + validated.stderr
