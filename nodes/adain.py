@@ -28,7 +28,11 @@ class LatentAdaIN(io.ComfyNode):
     @classmethod
     def execute(cls, content, style, strength=1.0) -> io.NodeOutput:
         warn_of_mask(style, "style")
-        return io.NodeOutput(content | {"samples": adain(*image_latents(content, style), strength)})
+        z_content, z_style = image_latents(content, style)
+        if z_content.shape[1] != z_style.shape[1]:
+            raise ValueError(f"The content latent has {z_content.shape[1]} channels and the style latent {z_style.shape[1]}. "
+                             "Encode both with the VAE of the same checkpoint.")
+        return io.NodeOutput(content | {"samples": adain(z_content, z_style, strength)})
 
 
 NODES = [LatentAdaIN]

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from ..styleid_core.storage import STORAGES
+from .conditioning import check_inverted, entries_of
 from .recording import PLACES, request_capture
 from .sampling import SCHEDULES, check_channels, image_latent, invert, make_schedule, progress, warn_of_mask
 
@@ -79,6 +80,7 @@ class DDIMInvert(io.ComfyNode):
         samples = image_latent(latent, "input")
         check_channels(model, samples, "input")
         plan = make_schedule(model, schedule, steps, denoise)
+        check_inverted(model, "positive", entries_of(positive), plan.evaluated.tolist())
         [callback] = progress(model, len(plan.evaluated))
         noise, features = invert(model, positive, samples, plan, callback)
         output = latent | {"samples": noise}

@@ -9,11 +9,13 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy.samplers import KSAMPLER
 
 from ..styleid_core.attention import mix_query_input
-from ..styleid_core.blocks import Block
+from ..styleid_core.blocks import Block, quote
 from ..styleid_core.features import Features, Reader, nearest_step, repeat_batch
 from ..styleid_core.storage import map_tensors, restore
+from .conditioning import check_areas
 from .memory import fits_in_one_batch
 from .recording import KEY, ModelCall, block_address, logger, put_first, replay_all
+from .sampling import check_prediction
 from .unet import select_blocks, self_attention_blocks
 
 INJECT_INTO = {"both": (0, 1), "cond": (0,), "uncond": (1,)}  # as ComfyUI numbers them in cond_or_uncond
@@ -138,13 +140,17 @@ def inject_style(model, content: Features, style: Features, settings: Settings):
         guider = executor.class_obj
         injection = Injection(guider.model_patcher, content, style, settings)
         check_run(injection, latent_image, sigmas)
+        for name, entries in guider.conds.items():
+            check_areas(name, entries)
         if torch.count_nonzero(noise):
             logger.warning("The sampler adds fresh noise to the inverted latent, which loses the content. Turn its noise off.")
         run_options = guider.model_options
         put_first(injection.attn1_patch, run_options["transformer_options"])
         run_options["transformer_options"]["patches"]["attn1_patch"].append(injection.last_attn1_patch)
         add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, injection.model_call, run_options, is_model_options=True)
-        output = executor(noise, latent_image, sampler, sigmas, None, *args, **kwargs)
+        # A copy: uni_pc writes into its sigmas, which on a CPU are those that ComfyUI keeps for the next run.
+        output = executor(noise, latent_image, sampler, sigmas.clone(), None, *args, **kwargs)
+        check_prediction(output)
         if not injection.blocks:
             if settings.inject_into == "uncond" and not injection.sigmas:
                 raise ValueError("No style was injected: inject_into is uncond, and without cfg the negative prompt is not evaluated. "
@@ -169,10 +175,11 @@ def sigma_range(model, settings: Settings) -> tuple[float, float]:
 
 
 def injected_sigmas(model, settings: Settings, sigmas: torch.Tensor) -> list[float]:
-    """Those of `sigmas` (N + 1,) at which to inject; ValueError for none."""
+    """Those of `sigmas` (N + 1,) that are evaluated and injected at; ValueError for none of N."""
     highest, lowest = sigma_range(model, settings)
-    wanted = [sigma for sigma in sigmas.tolist() if sigma > 0 and lowest <= sigma <= highest]
-    if not wanted:
+    sampled = sigmas[:-1].tolist()  # the last is where the sampling ends, and not evaluated
+    wanted = [sigma for sigma in sampled if sigma > 0 and lowest <= sigma <= highest]
+    if sampled and not wanted:
         raise ValueError(f"No style would be injected: none of the sigmas that are sampled lies between start_percent {settings.start:g} "
                          f"and end_percent {settings.end:g}. Widen them, or sample this part with the model that has no style.")
     return wanted
@@ -184,6 +191,9 @@ def captured_in(model, layers: str, *both: Features) -> list[Features]:
         if not features.steps:
             raise ValueError(f"The {name}_features are empty. Put CaptureSelfAttention between the model and the DDIMInvert "
                              "that they come from.")
+        if is_replayed(features) and features.steps[0].model() not in (None, model.model):
+            raise ValueError(f"The {name}_features are recomputed, by a model that was not the one that is sampled. Invert with the same "
+                             "checkpoint, or let Capture Self-Attention keep them (place auto).")
     numbers = [sorted({number for _, number, _ in features.blocks}) for features in both]
     shared = [block for block in both[0].blocks if block in both[1].blocks]
     if not set(shared) & set(self_attention_blocks(model)):
@@ -193,7 +203,7 @@ def captured_in(model, layers: str, *both: Features) -> list[Features]:
         chosen = select_blocks(model, layers)
         missing, there = (sorted({number for _, number, _ in blocks}) for blocks in (set(chosen) - set(shared), shared))
         if missing:
-            raise ValueError(f'layers "{layers}": output blocks {missing} were not captured. Choose from {there}, or capture more.')
+            raise ValueError(f"layers {quote(layers)}: output blocks {missing} were not captured. Choose from {there}, or capture more.")
         shared = chosen
     return [only_blocks(features, shared) for features in both]
 

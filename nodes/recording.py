@@ -1,6 +1,7 @@
 """How a MODEL records the self-attention of its inversion, or the calls from which that is computed again."""
 
 import logging
+import weakref
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import NamedTuple
@@ -39,6 +40,7 @@ class ModelCall(NamedTuple):
     control: dict | None
     kwargs: dict
     options: MappingProxyType  # the transformer_options, less those OF_ONE_RUN
+    model: weakref.ref  # whose UNet was called
 
 
 def block_address(extra_options: dict) -> Block:
@@ -80,8 +82,8 @@ def capturing(blocks: list[Block], keep: Callable[[Block, torch.Tensor], None]):
 class Recorder:
     """Owned by one inversion: what it keeps of every model call, features on `device` or the call itself."""
 
-    def __init__(self, request: CaptureRequest, device: torch.device, reserved: torch.Tensor | None):
-        self.request, self.device, self.reserved = request, device, reserved
+    def __init__(self, model, request: CaptureRequest, device: torch.device, reserved: torch.Tensor | None):
+        self.model, self.request, self.device, self.reserved = weakref.ref(model.model), request, device, reserved
         self.sigmas: list[float] = []
         self.steps: list = []
 
@@ -95,7 +97,7 @@ class Recorder:
         if self.request.place == "recompute":
             arguments = map_tensors(lambda tensor: move(tensor, RAM), [x, timesteps, context, y, control, kwargs])
             options = {name: value for name, value in transformer_options.items() if name not in OF_ONE_RUN}
-            self.steps.append(ModelCall(*arguments, MappingProxyType(options)))
+            self.steps.append(ModelCall(*arguments, MappingProxyType(options), self.model))
         else:
             self.steps.append({})
         return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
@@ -116,11 +118,13 @@ def record(model, device: torch.device, reserved: torch.Tensor | None = None) ->
     go at the first model call.
     """
     m = model.clone()
+    # ComfyUI takes the parent for the loaded model when this clone dies. After an error MODEL, a clone itself, would die with it.
+    m.parent = model.parent or model
     m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     for name in GUIDANCE:
         m.model_options.pop(name, None)
     request = requested_capture(model)
-    recorder = Recorder(request, device, reserved)
+    recorder = Recorder(model, request, device, reserved)
     if request.blocks:
         m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)
         if request.place != "recompute":
@@ -133,7 +137,7 @@ def replay(executor, call: ModelCall, blocks: list[Block], device: torch.device,
     features = {}
     options = {name: options[name] for name in ("sigmas", "sample_sigmas") if name in options} | call.options
     put_first(capturing(blocks, features.__setitem__), options)
-    *arguments, kwargs = map_tensors(lambda tensor: move(tensor, device), list(call[:-1]))
+    *arguments, kwargs = map_tensors(lambda tensor: move(tensor, device), list(call[:6]))
     # Past the other wrappers, which watch the sampling and not this.
     executor.original(*arguments, options, **kwargs)
     return features
@@ -146,7 +150,7 @@ def joined(a: ModelCall, b: ModelCall) -> ModelCall | None:
     same_patches = all(a.options.get(name) == b.options.get(name) for name in ("patches", "patches_replace"))
     if not (alike and same_patches) or any(call.control or call.kwargs for call in (a, b)):
         return None
-    return ModelCall(*(None if t is None else torch.cat((t, u)) for t, u in tensors), None, {}, a.options)
+    return ModelCall(*(None if t is None else torch.cat((t, u)) for t, u in tensors), None, {}, a.options, a.model)
 
 
 def replay_all(executor, calls: list[ModelCall], blocks: list[Block], device: torch.device, options: dict, fits) -> list[dict]:

@@ -11,7 +11,7 @@ import torch
 
 from ..styleid_core.ddim import sample_ddim_inversion, vp_scale
 from ..styleid_core.features import Features, split_batch
-from ..styleid_core.schedules import Schedule, ddim_schedule, last_steps, official_schedule
+from ..styleid_core.schedules import Schedule, check_falling, ddim_schedule, last_steps, official_schedule
 from .memory import fits_in_one_batch, make_room
 from .recording import logger, record, requested_capture
 from .unet import check_unet
@@ -38,13 +38,19 @@ def make_schedule(model, name: str, steps: int, denoise: float = 1.0) -> Schedul
     else:
         scheduler = "ddim_uniform" if name == "ddim" else name
         schedule = ddim_schedule(comfy.samplers.calculate_sigmas(model_sampling, scheduler, total).cpu())
+        check_falling(schedule.sampling, name, total)
     schedule = schedule._replace(sigma_data=float(model_sampling.sigma_data))
+    if len(schedule.evaluated) != total:
+        logger.warning("The schedule %s has no grid of %d steps on this model, and takes one of %d.", name, total, len(schedule.evaluated))
     return schedule if denoise == 1 else last_steps(schedule, steps)
 
 
 def image_latent(latent: dict, name: str) -> torch.Tensor:
-    """The samples (B, C, H, W) of a LATENT that holds a picture; ValueError for NaN, nothing or only zeros."""
+    """The samples (B, C, H, W) of a LATENT that holds a picture; ValueError for another shape, NaN, nothing or only zeros."""
     samples = latent["samples"]
+    if samples.ndim != 4:
+        raise ValueError(f"The {name} latent has shape {list(samples.shape)}, and that of a picture is [batch, channels, height, width]. "
+                         "Connect a picture through VAE Encode; video and audio latents are not supported.")
     if not torch.isfinite(samples).all():
         raise ValueError(f"The {name} latent contains NaN or infinity, which a VAE in fp16 may produce. "
                          "Start ComfyUI with --fp32-vae, or use another VAE.")
@@ -54,11 +60,14 @@ def image_latent(latent: dict, name: str) -> torch.Tensor:
 
 
 def image_latents(content: dict, style: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """The samples of both LATENTs; ValueError as `image_latent`, or for batches that cannot be paired."""
+    """The samples of both LATENTs; ValueError as `image_latent`, or for two that AdaIN cannot match."""
     z_content, z_style = image_latent(content, "content"), image_latent(style, "style")
     if len(z_content) != len(z_style) and 1 not in (len(z_content), len(z_style)):
         raise ValueError(f"The batch has {len(z_content)} contents and {len(z_style)} styles. "
                          "Give one style for all, or as many as contents.")
+    for name, samples in (("content", z_content), ("style", z_style)):
+        if samples[0, 0].numel() < 2:
+            raise ValueError(f"The {name} latent is 1x1, and a single value has no deviation to match. Encode a larger picture.")
     return z_content, z_style
 
 
@@ -107,7 +116,15 @@ def run_sampler(model, positive, samples: torch.Tensor, sampler, sigmas: torch.T
     guider.set_cfg(cfg)
     output = guider.sample(torch.zeros_like(samples), samples, sampler, sigmas, callback=callback,
                            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED)
+    check_prediction(output)
     return output.to(comfy.model_management.intermediate_device())
+
+
+def check_prediction(samples: torch.Tensor):
+    """ValueError for a sampling run that ended in NaN: nobody would see it before a black picture, or blame the right node."""
+    if not torch.isfinite(samples).all():
+        raise ValueError("The model predicted NaN or infinity, as some do in fp16. Start ComfyUI with --force-upcast-attention or "
+                         "--fp32-unet, or take another checkpoint.")
 
 
 def invert(model, positive, samples: torch.Tensor, schedule: Schedule, callback) -> tuple[torch.Tensor, Features]:

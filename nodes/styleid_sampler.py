@@ -6,11 +6,13 @@ from comfy_api.latest import io
 from ..styleid_core.adain import adain as latent_adain
 from ..styleid_core.ddim import sample_ddim, vp_scale
 from ..styleid_core.storage import STORAGES
+from .conditioning import check_inverted, check_sampled, entries_of
 from .injection import END_TOOLTIP, GAMMA_TOOLTIP, INJECT_INTO_TOOLTIP, START_TOOLTIP, TEMPERATURE_TOOLTIP
 from .inversion import DENOISE_TOOLTIP, LAYERS_TOOLTIP, PLACE_TOOLTIP, POSITIVE_TOOLTIP, SCHEDULE_TOOLTIP, STORAGE_TOOLTIP
 from .patcher import INJECT_INTO, Settings, check_settings, inject_style, injected_sigmas, keep_outside
 from .recording import PLACES, request_capture
 from .sampling import (
+    GUIDED_BELOW,
     SCHEDULES,
     check_channels,
     image_latents,
@@ -84,13 +86,19 @@ class StyleIDSampler(io.ComfyNode):
         injected = bool(layers.strip())
         recording = request_capture(model, layers, storage, place) if injected else model
         plan = make_schedule(model, schedule, steps, denoise)
+        sampled = plan.sampling[:-1].tolist()
+        name, inverted_with = ("positive", positive) if inversion_positive is None else ("inversion_positive", inversion_positive)
+        check_inverted(model, name, entries_of(inverted_with), plan.evaluated.tolist())
+        check_sampled(model, "positive", entries_of(positive), sampled)
+        if cfg != 1:
+            check_sampled(model, "negative", entries_of(negative), [sigma for sigma in sampled if sigma <= GUIDED_BELOW * plan.sigma_data])
         if injected:
             injected_sigmas(model, settings, plan.sampling)  # or two inversions would run before an error
         batches = in_batches(model, z_content, z_style)
         *on_inversion, on_sampling = progress(model, *[len(plan.evaluated)] * len(batches), len(plan.sampling) - 1)
 
         (noise, content_features), (style_noise, style_features) = invert_both(
-            recording, positive if inversion_positive is None else inversion_positive, batches, len(z_content), plan, on_inversion)
+            recording, inverted_with, batches, len(z_content), plan, on_inversion)
         start = latent_adain(noise, style_noise, adain)
         m = inject_style(model, content_features, style_features, settings) if injected else model
         x = run_sampler(m, positive, start, KSAMPLER(sample_ddim), plan.sampling, on_sampling, negative, cfg)

@@ -6,7 +6,7 @@ from collections import Counter
 from comfy.ldm.modules.attention import SpatialTransformer
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, Upsample
 
-from ..styleid_core.blocks import Block, parse_layers
+from ..styleid_core.blocks import Block, parse_layers, quote
 
 
 def check_unet(model):
@@ -58,7 +58,7 @@ def select_blocks(model, layers: str) -> list[Block]:
     which are blocks 6-11 in SD 1.x and SD 2.x, and 0-5 in SDXL.
     """
     available = self_attention_blocks(model)
-    if layers.strip() == "auto":
+    if layers.strip().lower() == "auto":
         numbers = finest_blocks(model, levels=2)
         return [block for block in available if block[1] in numbers]
     items = parse_layers(layers)
@@ -66,9 +66,9 @@ def select_blocks(model, layers: str) -> list[Block]:
     for item in items:
         for number in item.numbers:
             if number not in transformers:
-                raise ValueError(f'layers "{layers}": output block {number} of this model has no self-attention. '
+                raise ValueError(f"layers {quote(layers)}: output block {number} of this model has no self-attention. "
                                  f'Choose from {", ".join(map(str, transformers))}, or write "auto".')
             if item.indices and item.indices[-1] >= transformers[number]:
-                raise ValueError(f'layers "{layers}": the transformers in output block {number} of this model are numbered '
+                raise ValueError(f"layers {quote(layers)}: the transformers in output block {number} of this model are numbered "
                                  f"0 to {transformers[number] - 1}.")
     return [block for block in available if any(block in item for item in items)]

@@ -17,26 +17,37 @@ class Layers(NamedTuple):
         return number in self.numbers and (self.indices is None or index in self.indices)
 
 
-_ITEM = re.compile(r"(?:output)?(\d+)(?:-(\d+))?(?:@(\d+)(?:-(\d+))?)?")
+_NUMBER = r"(\d{1,4})"
+_RANGE = rf"{_NUMBER}(?:[-\N{{HYPHEN}}-\N{{EM DASH}}\N{{MINUS SIGN}}]{_NUMBER})?"
+_ITEM = re.compile(rf"(?:output)?{_RANGE}(?:@{_RANGE})?", re.IGNORECASE)
+_SEPARATOR = re.compile(r"\s*[,;\n]\s*")
+LONGEST_QUOTE = 40
 
 
 def parse_layers(layers: str) -> list[Layers]:
-    """The items of a comma separated list of blocks "N" or "N-M", each with "@ I" or "@ I-J" for some of its transformers.
+    """The items of a list of blocks "N" or "N-M", each with "@ I" or "@ I-J" for some of its transformers.
 
-    Raises ValueError quoting the item that is none of these, or whose range runs backwards.
+    Commas, semicolons and lines separate. Any dash will do, as word processors replace the hyphen. Raises ValueError quoting the item
+    that is none of these, or whose range runs backwards.
     """
-    return [parse_item(item, layers) for item in layers.split(",")]
+    return [parse_item(item, layers) for item in _SEPARATOR.split(layers.strip(",; \t\n"))]
+
+
+def quote(text: str) -> str:
+    """`text` in quotation marks, cut where it is longer than a sentence bears."""
+    text = " ".join(text.split())
+    return f'"{text[:LONGEST_QUOTE]}…"' if len(text) > LONGEST_QUOTE else f'"{text}"'
 
 
 def parse_item(item: str, layers: str) -> Layers:
-    match = _ITEM.fullmatch(item.replace(" ", ""))
+    match = _ITEM.fullmatch("".join(item.split()))
     if match:
         first, last, first_index, last_index = (int(group) if group else None for group in match.groups())
         numbers = span(first, last)
         indices = None if first_index is None else span(first_index, last_index)
         if numbers and (indices is None or indices):
             return Layers(numbers, indices)
-    raise ValueError(f'layers "{layers}": "{item.strip()}" is not a block number or a range like 6-11. '
+    raise ValueError(f"layers {quote(layers)}: {quote(item)} is not a block number or a range like 6-11. "
                      'Write for example "6-11", "6,7,9-11" or, for some transformers of a block, "0-2 @ 6-9".')
 
 

@@ -25,8 +25,13 @@ def official_schedule(sigmas: Tensor, steps: int) -> Schedule:
 
     Timesteps are 1, 1 + T // steps, ... The clean latent counts as being at t = 1 and the last inversion step goes to
     T - 1; the sampling ends at t = 0, not at sigma 0. On a 50-step grid the authors skip the first sampling step.
+    Where T is no multiple of `steps` the grid has more: 31 for 30 of 1000, and 999 from 501 on. Raises ValueError for `steps` outside
+    2 to T: with one, the noise of T - 1 would count as the picture at t = 1.
     """
-    t = range(1, len(sigmas), max(len(sigmas) // steps, 1))
+    if not 2 <= steps <= len(sigmas):
+        raise ValueError(f"The schedule official has 2 to {len(sigmas)} steps down from pure noise, and {steps} are asked for "
+                         "(steps / denoise). Change steps or denoise, or take the schedule ddim.")
+    t = range(1, len(sigmas), len(sigmas) // steps)
     grid = sigmas[list(t)]
     sampled = grid[:-1] if len(grid) == 50 else grid
     return Schedule(torch.cat([grid, sigmas[-1:]]), grid, torch.cat([sampled.flip(0), sigmas[:1]]))
@@ -41,6 +46,15 @@ def ddim_schedule(sampling: Tensor) -> Schedule:
     """
     inversion = sampling.flip(0)
     return Schedule(inversion, inversion[1:], sampling)
+
+
+def check_falling(sampling: Tensor, name: str, steps: int):
+    """ValueError unless the sigmas (M + 1,) that the scheduler `name` gave for `steps` are numbers that fall from each to the next."""
+    if not sampling.isfinite().all():
+        raise ValueError(f"The schedule {name} has no sigmas for {steps} steps. Take more steps, or another schedule.")
+    if not (sampling.diff() < 0).all():
+        raise ValueError(f"The schedule {name} repeats sigmas when it is asked for {steps} steps (steps / denoise), more than it has. "
+                         "Take fewer steps or a higher denoise, or another schedule.")
 
 
 def last_steps(schedule: Schedule, steps: int) -> Schedule:

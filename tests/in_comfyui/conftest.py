@@ -61,6 +61,15 @@ def model():
     return load_unet(weight_seed=0)
 
 
+@pytest.fixture
+def calls(model):
+    """A list that grows with every call of `model`."""
+    made = []
+    handle = model.model.diffusion_model.time_embed.register_forward_hook(lambda *_: made.append(None))
+    yield made
+    handle.remove()
+
+
 @pytest.fixture(scope="session")
 def to_latent():
     """LATENT of a latent z in the model's scale."""

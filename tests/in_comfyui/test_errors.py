@@ -9,6 +9,8 @@ import torch
 from comfy_extras.nodes_hypertile import HyperTile
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
+from demo.styleid_demo.unet import load_unet
+
 
 @pytest.fixture
 def inputs(model, case):
@@ -27,6 +29,20 @@ def test_unknown_layers(pack, model, inputs, layers, message):
         pack.StyleIDSampler(**inputs | {"layers": layers})
 
 
+@pytest.mark.parametrize("layers", ["6–11", "6 — 11", "AUTO", "6-11\n", "6-11,", "Output 6-8; output 9-11", "6-8\n9-11"])
+def test_layers_as_people_write_them(pack, model, case, layers):
+    [recording] = pack.CaptureSelfAttention(model=model, layers=layers)
+    _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
+    assert [number for _, number, _ in features.blocks] == [6, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize("layers", ["x" * 20000, "6" * 4300, "6-" + "9" * 4300])
+def test_long_layers_are_not_echoed(pack, model, layers):
+    with pytest.raises(ValueError, match="is not a block number or a range like 6-11") as error:
+        pack.CaptureSelfAttention(model=model, layers=layers)
+    assert len(str(error.value)) < 300
+
+
 def test_capturing_nothing_is_refused(pack, model):
     with pytest.raises(ValueError, match='Write for example "6-11"'):
         pack.CaptureSelfAttention(model=model, layers="")
@@ -43,6 +59,44 @@ def test_unusable_latents(pack, inputs, case, broken, message):
     style = {"samples": case.style["samples"].repeat(2, 1, 1, 1)}
     with pytest.raises(ValueError, match=message):
         pack.StyleIDSampler(**inputs | {"content": {"samples": broken(case.content["samples"])}, "style": style})
+
+
+@pytest.mark.parametrize(("shape", "message"), [
+    ((1, 16, 16, 24), "The content latent has 4 channels and the style latent 16. Encode both with the VAE of the same"),
+    ((4, 16, 24), r"style latent has shape \[4, 16, 24\], and that of a picture is \[batch, channels, height, width\]"),
+    ((1, 4, 3, 16, 24), r"style latent has shape \[1, 4, 3, 16, 24\].*video and audio"),
+    ((1, 4, 1, 1), "style latent is 1x1, and a single value has no deviation")])
+def test_latents_that_adain_cannot_match(pack, inputs, case, shape, message):
+    style = {"samples": torch.randn(shape)}
+    with pytest.raises(ValueError, match=message):
+        pack.LatentAdaIN(content=case.content, style=style)
+    with pytest.raises(ValueError, match="style latent"):
+        pack.StyleIDSampler(**inputs | {"style": style})
+
+
+def test_a_model_that_predicts_nan(pack, model, inputs, case, inverted, sample_custom):
+    """Named as the model's, and not as the VAE's by the node that gets it next."""
+    (noise, content, sigmas), (_, style, _) = inverted
+    broken = model.clone()
+    broken.set_model_attn2_patch(lambda n, context, value, extra_options: (n / 0, context, value))
+    message = "The model predicted NaN or infinity.*--force-upcast-attention"
+    with pytest.raises(ValueError, match=message):
+        pack.DDIMInvert(model=broken, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
+    with pytest.raises(ValueError, match=message):
+        pack.StyleIDSampler(**inputs | {"model": broken})
+    [m] = pack.InjectStyleKV(model=broken, content_features=content, style_features=style)
+    with pytest.raises(ValueError, match=message):
+        sample_custom(m, case.positive, sigmas[-3:], noise)
+
+
+def test_recomputed_features_of_another_model(pack, model, case):
+    """Of the same widths, which nothing else would tell."""
+    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", place="recompute")
+    _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
+    other = load_unet(weight_seed=1)
+    with pytest.raises(ValueError, match="content_features are recomputed, by a model that was not the one that is sampled. Invert with"):
+        pack.InjectStyleKV(model=other, content_features=features, style_features=features)
+    pack.InjectStyleKV(model=model.clone(), content_features=features, style_features=features)
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +198,9 @@ def test_settings_that_leave_nothing_to_inject(pack, model, inverted, settings, 
 @pytest.mark.parametrize(("settings", "sentence"), [
     (dict(start_percent=0.7, end_percent=0.7), "start_percent 0.7 is not below end_percent 0.7"),
     (dict(denoise=0.3, end_percent=0.5), "none of the sigmas that are sampled lies between start_percent 0 and end_percent 0.5")])
-def test_settings_are_refused_before_anything_is_inverted(pack, inputs, model, settings, sentence):
-    calls = []
-    handle = model.model.diffusion_model.time_embed.register_forward_hook(lambda *_: calls.append(None))
+def test_settings_are_refused_before_anything_is_inverted(pack, inputs, calls, settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         pack.StyleIDSampler(**inputs | settings)
-    handle.remove()
     assert not calls
 
 
