@@ -4,6 +4,7 @@ Such a folder has the sub-folders content and style; all of its contents are pai
 """
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,13 @@ def test_temperature_sharpens_the_attention(deviations, measured):
     measured("deviation of attention logits, own keys", own)
     measured("with the style's keys, temperature 1", foreign)
     measured("with the style's keys, temperature 1.5", sharpened, at_least=foreign)
+
+
+@pytest.mark.skipif(OWN is not None, reason="the README speaks of the pictures here")
+def test_the_readme_says_what_was_measured(deviations):
+    text = " ".join((PICTURES.parents[1] / "README.md").read_text(encoding="utf-8").split())
+    [told] = re.findall(r"(\d\.\d\d) with its own keys, (\d\.\d\d) with the style's, (\d\.\d\d) at temperature 1\.5", text)
+    assert [float(value) for value in told] == pytest.approx(deviations, abs=0.02)
 
 
 @pytest.mark.xfail(reason="this small model's queries fit foreign keys as well as its own, so there is nothing to restore", strict=True)

@@ -104,6 +104,11 @@ def test_pages_quote_errors_that_exist(info, language):
     assert [part for quote in quotes for part in quote.split(" ... ") if part not in code] == []
 
 
+@pytest.mark.parametrize("denial", [r"\*([^*]+)\* has no setting", r"\*([^*]+)\* ?没有单独的设置"])
+def test_pages_deny_no_setting_of_another_node(denial):
+    assert [(path.name, found) for path in DOCS.rglob("*.md") for found in re.findall(denial, path.read_text(encoding="utf-8"))] == []
+
+
 def test_all_is_translated_and_nothing_else(info):
     translation = CHINESE[info["name"]]
     assert translation.keys() == {"display_name", "description", "inputs", "outputs"}
