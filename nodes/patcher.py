@@ -2,24 +2,25 @@
 
 from functools import partial
 from typing import NamedTuple
+from uuid import UUID
 
 import comfy.sampler_helpers
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
-from comfy.samplers import KSAMPLER
 
 from ..styleid_core.attention import mix_query_input
 from ..styleid_core.blocks import Block, quote
 from ..styleid_core.features import Features, Reader, nearest_step, repeat_batch
 from ..styleid_core.storage import map_tensors, restore
+from .company import frames_of, hook_references, sides_of, uncompiled, with_own_values
 from .conditioning import check_areas
 from .memory import fits_in_one_batch
 from .recording import KEY, ModelCall, block_address, logger, put_first, replay_all
+from .samplers import check_sampler
 from .sampling import check_prediction
 from .unet import select_blocks, self_attention_blocks
 
-INJECT_INTO = {"both": (0, 1), "cond": (0,), "uncond": (1,)}  # as ComfyUI numbers them in cond_or_uncond
-STOCHASTIC = ("ancestral", "sde", "ddpm", "seeds", "sa_solver")  # parts of the names of ComfyUI's samplers
+INJECT_INTO = {"both": ("cond", "uncond"), "cond": ("cond",), "uncond": ("uncond",)}
 
 
 class Settings(NamedTuple):
@@ -54,55 +55,90 @@ def rows(value, chunk: int, chunks: int, batch: int):
     return map_tensors(lambda tensor: tensor.chunk(chunks)[chunk] if tensor.ndim and len(tensor) == batch else tensor, value)
 
 
+def taken(n: torch.Tensor, frames: list[int] | None) -> torch.Tensor:
+    """n (batch, tokens, channels) of some of the batch, unless it is of one picture for all."""
+    return n if frames is None or len(n) == 1 else n[frames]
+
+
 class Injection:
     """Owned by one sampling run of MODEL: the features of the step at hand, and the tally of what was injected."""
 
-    def __init__(self, model, content: Features, style: Features, settings: Settings):
+    def __init__(self, model, content: Features, style: Features, settings: Settings, batch: int, sides: dict[UUID, str]):
         self.model, self.content, self.style, self.settings = model, content, style, settings
+        self.batch, self.sides = batch, sides  # of the latent, and of the prompts as `sides_of`
         self.highest, self.lowest = sigma_range(model, settings)
         self.readers = [Reader(features, model.load_device) for features in (content, style)]
         self.sigma, self.features = 0.0, []  # as read or computed again for the last sigma
         self.current: dict[Block, tuple[torch.Tensor, torch.Tensor]] = {}
+        self.replaced: set[Block] = set()  # those of `current` whose attention is another node's
         self.blocks: set[Block] = set()
         self.sigmas: set[float] = set()
 
+    def is_injected(self, sigma: float, index: int, uuid: UUID) -> bool:
+        """Whether a call is: for the prompt `uuid`, or, where another node made that up, by its place in cond_or_uncond."""
+        side = self.sides.get(uuid, "uncond" if index else "cond")
+        return self.lowest <= sigma <= self.highest and side in INJECT_INTO[self.settings.inject_into]
+
     def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
-        sigma, kinds = float(transformer_options["sigmas"][0]), transformer_options["cond_or_uncond"]
-        into = INJECT_INTO[self.settings.inject_into] if self.lowest <= sigma <= self.highest else ()
-        if len({kind in into for kind in kinds}) == 1:
-            at = sigma if kinds[0] in into else None
+        sigma, indices, uuids = float(transformer_options["sigmas"][0]), transformer_options["cond_or_uncond"], transformer_options["uuids"]
+        injected = [self.is_injected(sigma, index, uuid) for index, uuid in zip(indices, uuids)]
+        if len(set(injected)) == 1:
+            at = sigma if injected[0] else None
             return self.uniform_call(executor, at, x, timesteps, context, y, control, transformer_options, kwargs)
         # Some of the batch gets the style's keys and some its own, which may be of another number: one after the other.
         arguments = [x, timesteps, context, y, control, kwargs]
         outputs = []
-        for i, kind in enumerate(kinds):
-            *part, part_kwargs = rows(arguments, i, len(kinds), len(x))
-            options = transformer_options | {"cond_or_uncond": [kind]}
-            outputs.append(self.uniform_call(executor, sigma if kind in into else None, *part, options, part_kwargs))
+        for i, (index, uuid, inside) in enumerate(zip(indices, uuids, injected)):
+            *part, part_kwargs = rows(arguments, i, len(indices), len(x))
+            options = transformer_options | {"cond_or_uncond": [index], "uuids": [uuid]}
+            outputs.append(self.uniform_call(executor, sigma if inside else None, *part, options, part_kwargs))
         return torch.cat(outputs)
 
     def uniform_call(self, executor, sigma, x, timesteps, context, y, control, transformer_options, kwargs):
         """With the features of `sigma`, or without any where it is None."""
         if sigma is not None:
             self.load(executor, sigma, x, transformer_options)
+            transformer_options = self.beside_replacements(transformer_options)
         output = executor(x, timesteps, context, y, control, transformer_options, **kwargs)
-        self.current = {}
+        self.current, self.replaced = {}, set()
         return output
 
     def load(self, executor, sigma, x, transformer_options):
         if tuple(x.shape[-2:]) != self.content.size:
             raise ValueError("The model is sampling only a part of the picture (an area, a tile), where StyleID's content features do not "
                              "fit. Use conditioning without an area and a sampler without tiles.")
+        frames = frames_of(transformer_options, self.batch)
+        calls, latents = len(transformer_options["cond_or_uncond"]), self.batch if frames is None else len(frames)
+        if len(x) != calls * latents and max(self.content.batch, self.style.batch) > 1:
+            raise ValueError(f"The model is called with {len(x)} latents, and {calls} x {latents} are sampled: another node samples tiles, "
+                             "or a part of the batch, and StyleID cannot tell which. Remove it, or give one content and one style.")
         if sigma != self.sigma:
             self.features = []  # frees one step before the next takes memory
             self.sigma, self.features = sigma, self.features_at(sigma, executor, x.device, transformer_options)
-        content, style = ({block: repeat_batch(restore(n, x), len(x)) for block, n in features.items()} for features in self.features)
+        content, style = ({block: repeat_batch(taken(restore(n, x), frames), len(x)) for block, n in features.items()}
+                          for features in self.features)
         self.current = {block: (content[block], style[block]) for block in content}
         self.sigmas.add(sigma)
+
+    def beside_replacements(self, transformer_options: dict) -> dict:
+        """The same, with the attention that other nodes put in place of an injected one as `with_own_values`."""
+        replacements = transformer_options.get("patches_replace", {}).get("attn1", {})
+        wrapped = {}
+        for block, (n_content, _) in self.current.items():
+            key = block if block in replacements else block[:2]
+            if key in replacements:
+                wrapped[block] = with_own_values(replacements[key], n_content.shape[1])
+        if not wrapped:
+            return transformer_options
+        self.replaced = set(wrapped)
+        return transformer_options | {"patches_replace": transformer_options["patches_replace"] | {"attn1": replacements | wrapped}}
 
     def features_at(self, sigma: float, executor, device, transformer_options) -> list[dict]:
         """Of content and style: read, or, where only the inversion's calls were kept, computed again."""
         calls = [features.steps[nearest_step(features, sigma)] for features in (self.content, self.style) if is_replayed(features)]
+        if any(call.hooks != hook_references(self.model) for call in calls):
+            raise ValueError("The features are recomputed, and the prompts of inversion and sampling have different LoRA hooks. Connect "
+                             "the same hooks to both, or let Capture Self-Attention keep the features (place auto).")
         fits = partial(fits_in_one_batch, self.model)
         replayed = iter(replay_all(executor, calls, self.content.blocks, device, transformer_options, fits))
         return [next(replayed) if is_replayed(reader.features) else reader.read(sigma) for reader in self.readers]
@@ -117,10 +153,12 @@ class Injection:
                              f"which does not fit content_features {list(n_content.shape)} and style_features {list(n_style.shape)}. "
                              "Capture them with the model that samples, without nodes that shrink the picture inside the UNet.")
         self.blocks.add(block)
-        return mix_query_input(n, n_content, self.settings.gamma, self.settings.tau), n_style, n_style
+        context = torch.cat((n, n_style), 1) if block in self.replaced else n_style
+        return mix_query_input(n, n_content, self.settings.gamma, self.settings.tau), context, context
 
     def last_attn1_patch(self, n, context, value, extra_options):
-        if len(n) != len(context) and block_address(extra_options) in self.current:
+        block = block_address(extra_options)
+        if block in self.current and not len(n) == len(context) == len(self.current[block][0]):
             raise ValueError("Another node cuts the queries of self-attention into tiles (HyperTile does), and each tile would see only a "
                              "part of the style. Remove that node.")
         return n, context, value
@@ -136,12 +174,14 @@ def inject_style(model, content: Features, style: Features, settings: Settings):
     content, style = captured_in(model, settings.layers, content, style)
 
     def outer_sample(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
-        check_sampler(sampler)
         guider = executor.class_obj
-        injection = Injection(guider.model_patcher, content, style, settings)
+        check_sampler(guider.model_patcher, getattr(guider, "cfg", 1.0), sampler, sigmas)
+        injection = Injection(guider.model_patcher, content, style, settings, len(latent_image), sides_of(guider.conds))
         check_run(injection, latent_image, sigmas)
         for name, entries in guider.conds.items():
             check_areas(name, entries)
+        if denoise_mask is not None and "denoise_mask_function" in guider.model_options:
+            logger.warning("Differential Diffusion has no effect beside the injection: the mask is blended in once, at the end.")
         if torch.count_nonzero(noise):
             logger.warning("The sampler adds fresh noise to the inverted latent, which loses the content. Turn its noise off.")
         run_options = guider.model_options
@@ -149,7 +189,8 @@ def inject_style(model, content: Features, style: Features, settings: Settings):
         run_options["transformer_options"]["patches"]["attn1_patch"].append(injection.last_attn1_patch)
         add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, injection.model_call, run_options, is_model_options=True)
         # A copy: uni_pc writes into its sigmas, which on a CPU are those that ComfyUI keeps for the next run.
-        output = executor(noise, latent_image, sampler, sigmas.clone(), None, *args, **kwargs)
+        with uncompiled():
+            output = executor(noise, latent_image, sampler, sigmas.clone(), None, *args, **kwargs)
         check_prediction(output)
         if not injection.blocks:
             if settings.inject_into == "uncond" and not injection.sigmas:
@@ -214,13 +255,6 @@ def only_blocks(features: Features, blocks: list[Block]) -> Features:
         indices = [features.blocks.index(block) for block in blocks]
         steps = [[step[i] for i in indices] for step in steps]
     return features._replace(blocks=blocks, steps=steps)
-
-
-def check_sampler(sampler):
-    name = sampler.sampler_function.__name__.removeprefix("sample_") if isinstance(sampler, KSAMPLER) else ""
-    if any(kind in name for kind in STOCHASTIC) and sampler.extra_options.get("eta") != 0:
-        raise ValueError(f"The sampler {name} adds noise at every step and leaves the path that was inverted. "
-                         "Use a deterministic one: euler, ddim, heun, dpmpp_2m, uni_pc.")
 
 
 def check_run(injection: Injection, latent_image: torch.Tensor, sigmas: torch.Tensor):

@@ -3,6 +3,7 @@
 import logging
 import weakref
 from collections.abc import Callable
+from itertools import product
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from ..styleid_core.blocks import Block
 from ..styleid_core.features import Features
 from ..styleid_core.storage import map_tensors, move, store
+from .company import STEP_CACHES, hook_references
 from .unet import select_blocks
 
 KEY = "styleid"
@@ -41,6 +43,7 @@ class ModelCall(NamedTuple):
     kwargs: dict
     options: MappingProxyType  # the transformer_options, less those OF_ONE_RUN
     model: weakref.ref  # whose UNet was called
+    hooks: frozenset  # as `hook_references`
 
 
 def block_address(extra_options: dict) -> Block:
@@ -82,22 +85,26 @@ def capturing(blocks: list[Block], keep: Callable[[Block, torch.Tensor], None]):
 class Recorder:
     """Owned by one inversion: what it keeps of every model call, features on `device` or the call itself."""
 
-    def __init__(self, model, request: CaptureRequest, device: torch.device, reserved: torch.Tensor | None):
-        self.model, self.request, self.device, self.reserved = weakref.ref(model.model), request, device, reserved
+    def __init__(self, model, request: CaptureRequest, latent: torch.Tensor, device: torch.device, reserved: torch.Tensor | None):
+        self.patcher, self.model = weakref.ref(model), weakref.ref(model.model)
+        self.request, self.latent, self.device, self.reserved = request, latent, device, reserved
         self.sigmas: list[float] = []
         self.steps: list = []
 
     def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
         self.reserved = None  # MODEL is loaded by now, and left room for the features
         sigma = float(transformer_options["sigmas"][0])
-        if len(transformer_options["cond_or_uncond"]) > 1 or sigma in self.sigmas:
-            raise ValueError("An inversion needs one conditioning for the whole picture, and several are connected to positive. "
-                             "Give it a single prompt (the paper's is empty), not a combined or regional one.")
+        if (len(x), *x.shape[-2:]) != (len(self.latent), *self.latent.shape[-2:]) or sigma in self.sigmas:
+            raise ValueError("An inversion needs the whole picture in one model call for a step, and another node makes several: for "
+                             "tiles, parts of the frames, or to compare them. Remove it from the model that is inverted.")
         self.sigmas.append(sigma)
         if self.request.place == "recompute":
+            if transformer_options["wrappers"][WrappersMP.DIFFUSION_MODEL].keys() != {CAPTURE}:
+                raise ValueError("place recompute cannot repeat what another node adds to the model calls of the inversion. "
+                                 "Set place to auto, or remove that node from the model that is inverted.")
             arguments = map_tensors(lambda tensor: move(tensor, RAM), [x, timesteps, context, y, control, kwargs])
             options = {name: value for name, value in transformer_options.items() if name not in OF_ONE_RUN}
-            self.steps.append(ModelCall(*arguments, MappingProxyType(options), self.model))
+            self.steps.append(ModelCall(*arguments, MappingProxyType(options), self.model, hook_references(self.patcher())))
         else:
             self.steps.append({})
         return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
@@ -105,30 +112,43 @@ class Recorder:
     def keep(self, block: Block, n: torch.Tensor):
         self.steps[-1][block] = store(n, self.request.storage, self.device)
 
-    def features(self, latent: torch.Tensor) -> Features:
+    def last_attn1_patch(self, n, context, value, extra_options):
+        if block_address(extra_options) in self.request.blocks and not len(n) == len(context) == len(self.latent):
+            raise ValueError("Another node cuts self-attention into tiles (HyperTile, MSW-MSA), which StyleID cannot inject into. "
+                             "Remove it from the model that is inverted, and from the one that is sampled.")
+        return n, context, value
+
+    def features(self, steps: int) -> Features:
+        """ValueError unless the model was called at each of so many steps."""
         blocks = self.request.blocks
-        steps = self.steps if self.request.place == "recompute" else [[step[block] for block in blocks] for step in self.steps]
-        return Features(self.sigmas, blocks, steps, latent)
+        if blocks and len(self.sigmas) != steps:
+            raise ValueError(f"The inversion called the model at {len(self.sigmas)} of {steps} steps: another node left the others out, as "
+                             "caches of model calls do. Remove it from the model that is inverted.")
+        kept = self.steps if self.request.place == "recompute" else [[step[block] for block in blocks] for step in self.steps]
+        return Features(self.sigmas, blocks, kept, self.latent)
 
 
-def record(model, device: torch.device, reserved: torch.Tensor | None = None) -> tuple:
-    """(clone of MODEL, its Recorder) for one inversion, which does what `request_capture` asked for.
+def record(model, latent: torch.Tensor, device: torch.device, reserved: torch.Tensor | None = None) -> tuple:
+    """(clone of MODEL, its Recorder) for one inversion of `latent` (B, C, H, W), which does what `request_capture` asked for.
 
-    The clone injects nothing and has no guidance, even if MODEL does: an inversion follows the bare prediction. `reserved` is let
-    go at the first model call.
+    The clone injects nothing and has no guidance and no cache of model calls, even if MODEL does: an inversion follows the bare
+    prediction of every step. `reserved` is let go at the first model call.
     """
     m = model.clone()
     # ComfyUI takes the parent for the loaded model when this clone dies. After an error MODEL, a clone itself, would die with it.
     m.parent = model.parent or model
     m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    for kind, key in product(m.wrappers, STEP_CACHES):
+        m.remove_wrappers_with_key(kind, key)
     for name in GUIDANCE:
         m.model_options.pop(name, None)
     request = requested_capture(model)
-    recorder = Recorder(model, request, device, reserved)
+    recorder = Recorder(m, request, latent, device, reserved)
     if request.blocks:
         m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)
         if request.place != "recompute":
             put_first(capturing(request.blocks, recorder.keep), m.model_options["transformer_options"])
+            m.set_model_attn1_patch(recorder.last_attn1_patch)
     return m, recorder
 
 
@@ -150,7 +170,7 @@ def joined(a: ModelCall, b: ModelCall) -> ModelCall | None:
     same_patches = all(a.options.get(name) == b.options.get(name) for name in ("patches", "patches_replace"))
     if not (alike and same_patches) or any(call.control or call.kwargs for call in (a, b)):
         return None
-    return ModelCall(*(None if t is None else torch.cat((t, u)) for t, u in tensors), None, {}, a.options, a.model)
+    return ModelCall(*(None if t is None else torch.cat((t, u)) for t, u in tensors), None, {}, *a[6:])
 
 
 def replay_all(executor, calls: list[ModelCall], blocks: list[Block], device: torch.device, options: dict, fits) -> list[dict]:

@@ -12,6 +12,7 @@ import torch
 from ..styleid_core.ddim import sample_ddim_inversion, vp_scale
 from ..styleid_core.features import Features, split_batch
 from ..styleid_core.schedules import Schedule, check_falling, ddim_schedule, last_steps, official_schedule
+from .company import uncompiled
 from .memory import fits_in_one_batch, make_room
 from .recording import logger, record, requested_capture
 from .unet import check_unet
@@ -104,7 +105,8 @@ class GuiderBelow(comfy.samplers.CFGGuider):
 
     def predict_noise(self, x, timestep, model_options, seed=None):
         limit = GUIDED_BELOW * self.inner_model.model_sampling.sigma_data
-        cfg = self.cfg if self.cfg == 1 or timestep[0] <= limit else 1.0  # without guidance, the host need not wait to see the sigma
+        # Without guidance the host need not wait to see the sigma. Another node may set cfg where there is nothing to compare with.
+        cfg = self.cfg if self.cfg != 1 and "negative" in self.conds and timestep[0] <= limit else 1.0
         return comfy.samplers.sampling_function(self.inner_model, x, timestep, self.conds.get("negative"), self.conds["positive"],
                                                 cfg, model_options=model_options, seed=seed)
 
@@ -129,12 +131,14 @@ def check_prediction(samples: torch.Tensor):
 
 def invert(model, positive, samples: torch.Tensor, schedule: Schedule, callback) -> tuple[torch.Tensor, Features]:
     """(noise to sample from at schedule.sampling[0], features of the blocks that CaptureSelfAttention asked for)."""
-    m, recorder = record(model, *make_room(model, requested_capture(model), list(samples.shape), len(schedule.evaluated)))
+    steps = len(schedule.evaluated)
+    m, recorder = record(model, samples, *make_room(model, requested_capture(model), list(samples.shape), steps))
     sampler = comfy.samplers.KSAMPLER(sample_ddim_inversion, {"evaluated": schedule.evaluated, "sigma_data": schedule.sigma_data})
     start = rescale(model, samples, vp_scale(schedule.inversion[0], schedule.sigma_data))
-    x = run_sampler(m, positive, start, sampler, schedule.inversion, callback)
+    with uncompiled():
+        x = run_sampler(m, positive, start, sampler, schedule.inversion, callback)
     noise = rescale(model, x, vp_scale(schedule.sampling[0], schedule.sigma_data) / vp_scale(schedule.inversion[-1], schedule.sigma_data))
-    return noise, recorder.features(samples)
+    return noise, recorder.features(steps)
 
 
 def in_batches(model, content: torch.Tensor, style: torch.Tensor) -> list[torch.Tensor]:

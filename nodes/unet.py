@@ -3,15 +3,20 @@
 import math
 from collections import Counter
 
-from comfy.ldm.modules.attention import SpatialTransformer
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel, Upsample
+from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample
 
 from ..styleid_core.blocks import Block, parse_layers, quote
 
 
+def is_transformer(layer) -> bool:
+    """Whether a layer of a UNet holds transformer blocks with self-attention."""
+    return hasattr(layer, "transformer_blocks") and hasattr(layer.transformer_blocks[0], "attn1")
+
+
 def check_unet(model):
+    """By what it has, and not by its class, which other packs exchange."""
     unet = model.model.diffusion_model
-    if not isinstance(unet, UNetModel):
+    if not any(is_transformer(layer) for block in getattr(unet, "output_blocks", ()) for layer in block):
         raise ValueError("StyleID needs a UNet with self-attention in its decoder (SD 1.x, SD 2.x, SDXL), and this model is a "
                          f"{type(unet).__name__}. Load a checkpoint of one of those families.")
 
@@ -21,7 +26,7 @@ def self_attention_blocks(model) -> list[Block]:
     check_unet(model)
     return [("output", number, index)
             for number, block in enumerate(model.model.diffusion_model.output_blocks)
-            for layer in block if isinstance(layer, SpatialTransformer)
+            for layer in block if is_transformer(layer)
             for index in range(len(layer.transformer_blocks))]
 
 
@@ -45,7 +50,7 @@ def token_shapes(model, blocks: list[Block], size: tuple[int, int]) -> list[tupl
     shapes = []
     for _, number, index in blocks:
         [transformers] = (layer.transformer_blocks for layer in model.model.diffusion_model.output_blocks[number]
-                          if isinstance(layer, SpatialTransformer))
+                          if is_transformer(layer))
         height, width = (math.ceil(side / 2 ** left[number]) for side in size)
         shapes.append((height * width, transformers[index].attn1.to_q.in_features))
     return shapes

@@ -58,9 +58,9 @@ def test_ksampler_advanced_gives_the_same(transfer, five_nodes, case, relative_e
 def record_while_sampling(pack_module, model, positive, latent, sigmas, sample_custom):
     """(result, Features) of a plain sampling run, by the recorder that inversion uses."""
     recording = pack_module("nodes.recording")
-    m, recorder = recording.record(recording.request_capture(model, "3-11"), latent["samples"].device)
+    m, recorder = recording.record(recording.request_capture(model, "3-11"), latent["samples"], latent["samples"].device)
     result = sample_custom(m, positive, sigmas, latent)
-    return result, recorder.features(latent["samples"])
+    return result, recorder.features(len(sigmas) - 1)
 
 
 def test_own_features_with_gamma_0_and_tau_1_change_nothing(pack, pack_module, model, case, inverted, sample_custom):

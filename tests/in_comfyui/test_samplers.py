@@ -9,7 +9,7 @@ SETTINGS = dict(gamma=0.6, temperature=1.3)
 
 
 @pytest.mark.parametrize("scheduler", ["normal", "karras", "simple", "ddim_uniform"])
-@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m", "heun", "uni_pc", "lcm"])
+@pytest.mark.parametrize("sampler", ["euler", "ddim", "dpmpp_2m", "heun", "uni_pc", "res_multistep"])
 def test_any_deterministic_sampler(pack, model, case, inverted, paper_attention, sample_custom, relative_error, sampler, scheduler):
     (noise, content, _), (_, style, _) = inverted
     sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), scheduler, 6)

@@ -1,0 +1,46 @@
+"""What other nodes do to a model call, as the injection and the recording have to know it."""
+
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from uuid import UUID
+
+import torch
+
+STEP_CACHES = ("easycache", "lazycache")  # keys of wrappers that leave model calls out
+
+
+def sides_of(conds: dict[str, list[dict]]) -> dict[UUID, str]:
+    """"cond" or "uncond" of each prompt in the conds of a guider, by its uuid. A guider may have more than a positive and a negative."""
+    return {entry["uuid"]: "uncond" if "negative" in name else "cond" for name, entries in conds.items() for entry in entries}
+
+
+def frames_of(options: dict, batch: int) -> list[int] | None:
+    """Which latents of the batch a model call is for, where ComfyUI's context windows or AnimateDiff-Evolved's take some; None: all."""
+    window = options.get("context_window")
+    if window is not None and window.dim == 0:
+        return window.get_tensor(torch.arange(batch)).tolist()
+    return options.get("ad_params", {}).get("sub_idxs")
+
+
+def hook_references(patcher) -> frozenset:
+    """The LoRA hooks of prompts that are in the weights of `patcher` now."""
+    return frozenset(hook.hook_ref for hook in patcher.current_hooks.hooks) if patcher.current_hooks else frozenset()
+
+
+def with_own_values(replace: Callable, tokens: int) -> Callable:
+    """An attn1_replace for keys and values of the picture's own `tokens` followed by the style's: `replace` on the style's.
+
+    A perturbed attention (PAG: every token attends to itself) hands the values on, and those must be the picture's own.
+    """
+    def attn1_replace(q, k, v, extra_options):
+        own, style = v[:, :tokens], v[:, tokens:]
+        out = replace(q, k[:, tokens:], style, extra_options)
+        return own if out is style else out
+
+    return attn1_replace
+
+
+def uncompiled() -> AbstractContextManager:
+    """Without torch.compile, whose graph of a run would go on without the patches of the next, or with those of the last."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
