@@ -5,12 +5,11 @@ python dev.py demo | test | serve | figures | train | evaluate | bench
 
 import argparse
 import os
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from tools.host import NEWEST, RELEASES, ROOT, WORK, Host, HostError, prepare, say
+from tools.host import NEWEST, RELEASES, ROOT, WORK, Host, HostError, child, end_as_by_ctrl_c, prepare, say
 from tools.server import serve, unused_port
 
 BASE = WORK / "base"
@@ -34,12 +33,13 @@ def demo(options) -> int:
         arguments = ["--url", server.url, "--input", BASE / "input", "--content", options.content, "--style", options.style]
         if options.checkpoint:
             arguments += ["--checkpoint", options.checkpoint.name]
-        return module(host, "demo.run", *(str(part) for part in arguments))
+        return module(host, "demo.run", *arguments)
 
 
-def module(host: Host, name: str, *arguments: str) -> int:
+def module(host: Host, name: str, *arguments: str | Path) -> int:
     """Exit status of `python -m name` in the environment of `host`."""
-    return subprocess.call([str(host.python), "-m", name, *arguments], cwd=ROOT, env=os.environ | {"COMFYUI_PATH": str(host.comfyui)})
+    with child([host.python, "-m", name, *arguments], cwd=ROOT, env=os.environ | {"COMFYUI_PATH": str(host.comfyui)}) as process:
+        return process.wait()
 
 
 def test(options) -> int:
@@ -113,6 +113,7 @@ def parse_arguments():
 
 
 def main() -> int:
+    end_as_by_ctrl_c()
     try:
         options = parse_arguments()
         return options.command(options)

@@ -8,7 +8,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
-from tools.host import WORK, HostError, running_host, say
+from tools.host import WORK, HostError, end_as_by_ctrl_c, running_host, say
 from tools.server import serve
 
 from .plots import draw_contact_sheet, draw_plots
@@ -105,6 +105,7 @@ def evaluate(options):
 
 
 def main(arguments: list[str] | None = None) -> int:
+    end_as_by_ctrl_c()
     try:
         evaluate(parse_arguments(arguments))
         return 0

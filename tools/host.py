@@ -4,9 +4,12 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,6 +52,25 @@ def run(command: list, failure: str, **kwargs) -> str:
         last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
         raise HostError(f"{failure}\n{last}")
     return done.stdout
+
+
+@contextmanager
+def child(command: list, **kwargs) -> Iterator[subprocess.Popen]:
+    """A process that is told to end when the block is left, and waited for."""
+    process = subprocess.Popen([str(part) for part in command], **kwargs)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def end_as_by_ctrl_c():
+    """Let SIGTERM, and the SIGHUP of a closed terminal, be a KeyboardInterrupt too, so that blocks are left and children end."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP, and nohup ignores it
+        if number and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def prepare(comfyui: str | None = None, version: str = NEWEST) -> Host:
