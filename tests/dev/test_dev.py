@@ -38,6 +38,12 @@ def test_a_busy_port():
         assert dev("serve", "--port", port) == (1, f"error: Port {port} is busy. Leave --port out to take a free one, or name another.")
 
 
+@pytest.mark.parametrize("port", ["99999", "0", "-1", "abc", "8188.0"])
+def test_no_port(port):
+    assert dev("serve", f"--port={port}") == (
+        1, f"error: --port {port} should be a whole number from 1 to 65535. Leave it out to take a free one.")
+
+
 @pytest.fixture
 def empty_work(tmp_path, monkeypatch):
     monkeypatch.setattr(host, "WORK", tmp_path / "work")
