@@ -24,6 +24,16 @@ def test_a_missing_picture():
     assert dev("demo", "--content", "missing.png") == (1, "error: There is no file missing.png.")
 
 
+def test_a_name_that_is_too_long():
+    name = 300 * "a" + ".png"
+    assert dev("demo", "--content", name) == (1, f"error: There is no file {name}.")
+
+
+def test_a_checkpoint_that_is_none():
+    status, error = dev("serve", "--checkpoint", "LICENSE")
+    assert status == 1 and error.startswith(f"error: {ROOT / 'LICENSE'} is not a checkpoint")
+
+
 def test_a_missing_checkpoint():
     assert dev("serve", "--checkpoint", "missing.safetensors") == (1, "error: There is no file missing.safetensors.")
 
