@@ -17,6 +17,7 @@ from tools.workflow import find, load_prompt, use_demo_model
 
 DEMO = ROOT / "demo"
 DEMO_MEGAPIXELS = 0.14  # 384 x 384: the built-in model is small, but there may be no GPU
+WIDEST = 3  # times the height, for a part of the side-by-side
 
 
 def first_frame(path: Path) -> Image.Image:
@@ -61,13 +62,19 @@ def show_progress(value: int, maximum: int):
     print(f"\r[styleid] [{bar:<30}] {value}/{maximum}", end="" if value < maximum else "\n", flush=True)
 
 
+def fitted(picture: Image.Image, height: int) -> Image.Image:
+    """Of that height; less where the picture would be too wide."""
+    scale = min(height / picture.height, WIDEST * height / picture.width)
+    return picture.resize([max(1, round(side * scale)) for side in picture.size], Image.Resampling.LANCZOS)
+
+
 def side_by_side(pictures: list[Image.Image], height: int) -> Image.Image:
-    scaled = [picture.resize((round(picture.width * height / picture.height), height), Image.Resampling.LANCZOS) for picture in pictures]
+    scaled = [fitted(picture, height) for picture in pictures]
     gap = 8
     strip = Image.new("RGB", (sum(p.width for p in scaled) + gap * (len(scaled) - 1), height), "white")
     x = 0
     for picture in scaled:
-        strip.paste(picture, (x, 0))
+        strip.paste(picture, (x, (height - picture.height) // 2))
         x += picture.width + gap
     return strip
 

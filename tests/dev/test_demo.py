@@ -61,3 +61,10 @@ def test_checkpoints_of_every_kind(tmp_path):
     torch.save(weights, tmp_path / "c.pth", _use_new_zipfile_serialization=False)
     for name in ("a.safetensors", "b.ckpt", "c.pth"):
         assert checkpoint_file(str(tmp_path / name)) == tmp_path / name
+
+
+def test_side_by_side_is_bounded():
+    """A part has the whole height, unless that would make it too wide."""
+    sizes = [(300, 200), (20000, 20), (20, 20000), (3, 20000), (20000, 3)]
+    strip = run.side_by_side([Image.new("RGB", size) for size in sizes], height=512)
+    assert strip.size == (768 + 1536 + 1 + 1 + 1536 + 4 * 8, 512)
