@@ -19,7 +19,7 @@ def output_file(text: str) -> Path:
     return path
 
 
-def parse_arguments():
+def parse_arguments(arguments: list[str] | None):
     parser = argparse.ArgumentParser(prog="python -m styleid_core.evaluation",
                                      description="Measure stylised pictures as the StyleID paper does.")
     parser.add_argument("--content", type=Path, metavar="DIR")
@@ -30,18 +30,22 @@ def parse_arguments():
     parser.add_argument("--weights", type=Path, metavar="DIR", help="weights of the networks, so that nothing is downloaded")
     parser.add_argument("--out", type=output_file, nargs="+", required=True, metavar="FILE", help=f"one or more of {', '.join(WRITERS)}")
     parser.add_argument("--device", type=torch.device, default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     folders = options.content, options.style, options.stylized
     if not options.pairs and not all(folders):
         parser.error("give --content, --style and --stylized, or --pairs")
     return options
 
 
-def main() -> int:
-    options = parse_arguments()
+def main(arguments: list[str] | None = None) -> int:
+    options = parse_arguments(arguments)
     try:
-        pairs = pairs_of_table(options.pairs) if options.pairs else pairs_by_name(options.content, options.style, options.stylized)
+        if options.pairs:
+            pairs, skipped = pairs_of_table(options.pairs)
+        else:
+            pairs, skipped = pairs_by_name(options.content, options.style, options.stylized), []
         report = evaluate(pairs, options.metrics, options.weights, options.device, options.out[0].with_suffix(".part"))
+        report = report._replace(skipped=skipped + report.skipped)
     except (MissingError, FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     if not report.per_pair:
