@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (MissingError, FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     if not report.per_pair:
-        sys.exit("error: none of the pictures could be read.")
+        sys.exit("\n".join(["error: none of the pairs could be measured.", *(f"{name}: {reason}" for name, reason in report.skipped)]))
     for path in options.out:
         write(report, path)
     sys.stdout.write(as_markdown(report) + "\n")

@@ -1,6 +1,7 @@
 """All metrics over many pairs, in batches; what was measured is kept, so that a broken run goes on."""
 
 import math
+import os
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -33,6 +34,7 @@ def evaluate(pairs: list[Pair], metrics: list[str], weights: Path | None, device
     """
     networks = {name: METRICS[name](weights, device) for name in metrics if METRICS[name]}
     names = {name: network.name for name, network in networks.items()}
+    smallest = max((network.smallest for network in networks.values()), default=1)
     state = torch.load(kept, weights_only=True) if kept and kept.exists() else {}
     known = state["rows"] if state.get("measured with") == [sorted(metrics), names] else {}
     styles, skipped = {}, []
@@ -40,7 +42,7 @@ def evaluate(pairs: list[Pair], metrics: list[str], weights: Path | None, device
     with torch.inference_mode(), tqdm(total=len(pairs), initial=len(pairs) - len(todo), desc="Measuring", unit="pair") as bar:
         for start in range(0, len(todo), CHUNK):
             chunk = todo[start:start + CHUNK]
-            opened = [pictures for pair in chunk if (pictures := open_pair(pair, skipped))]
+            opened = [pictures for pair in chunk if (pictures := open_pair(pair, smallest, skipped))]
             for _, same in groupby(opened, lambda pictures: pictures[1].shape):
                 known |= measure(list(same), metrics, networks, styles, device)
             if kept:
@@ -55,7 +57,7 @@ def evaluate(pairs: list[Pair], metrics: list[str], weights: Path | None, device
 
 def fingerprint(pair: Pair) -> str:
     """Changes when one of the files does."""
-    return "|".join(f"{path}:{path.stat().st_mtime_ns if path.exists() else 0}" for path in pair)
+    return "|".join(f"{path}:{path.stat().st_mtime_ns if os.path.exists(path) else 0}" for path in pair)
 
 
 def save(state: dict, path: Path):
@@ -63,11 +65,14 @@ def save(state: dict, path: Path):
     path.with_suffix(".saving").replace(path)
 
 
-def open_pair(pair: Pair, skipped: list) -> tuple | None:
-    """(pair, stylized, content, style), all of the stylised picture's size; None, and a line in `skipped`, for a broken file."""
+def open_pair(pair: Pair, smallest: int, skipped: list) -> tuple | None:
+    """(pair, stylized, content, style), all of the stylised picture's size; None, and a line in `skipped`, for a broken or small file."""
     try:
         path = pair.stylized
         stylized = read(path)
+        height, width = stylized.shape[1:]
+        if min(height, width) < smallest:
+            raise ValueError(f"it has {width} x {height} pixels, and these metrics need {smallest} to each side")
         path = pair.content
         content = read(path, stylized)
         path = pair.style

@@ -53,9 +53,10 @@ ART_INCEPTION = "art_inception.pth"  # of ArtFID (Wright & Ommer 2022)
 
 
 class Network(NamedTuple):
-    """`name` for the report, and `call`, from pictures (B, 3, H, W) in 0..1."""
+    """`name` for the report, and `call`, from pictures (B, 3, H, W) in 0..1 whose sides have at least `smallest` pixels."""
     name: str
     call: Callable
+    smallest: int = 1
 
 
 def package(name: str):
@@ -73,13 +74,13 @@ def load_vgg19(folder: Path | None, device: torch.device) -> Network:
     """
     if folder and not (folder / VGG19.name).exists() and (folder / VGG19_NORMALISED).exists():
         weights = torch.load(folder / VGG19_NORMALISED, map_location="cpu", weights_only=True)
-        return Network("VGG19, normalised as for AdaIN", normalised_vgg19(weights, RELU3_1).to(device).eval())
+        return Network("VGG19, normalised as for AdaIN", normalised_vgg19(weights, RELU3_1).to(device).eval(), smallest=5)
     layers = make_layers(cfgs["E"][:7])
     weights = VGG19.load(folder)
     layers.load_state_dict({name: weights[f"features.{name}"] for name in layers.state_dict()})
     layers.to(device).eval()
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return Network("VGG19, torchvision", lambda pictures: layers((pictures - mean) / std))
+    return Network("VGG19, torchvision", lambda pictures: layers((pictures - mean) / std), smallest=4)
 
 
 def normalised_vgg19(weights: dict[str, torch.Tensor], depth: int) -> nn.Sequential:
@@ -101,7 +102,7 @@ def load_lpips(folder: Path | None, device: torch.device) -> Network:
     network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     network.net.load_state_dict({name: weights["features." + name.split(".", 1)[1]] for name in network.net.state_dict()})
     network.to(device).eval()
-    return Network("LPIPS 0.1, AlexNet", lambda a, b: network(a, b, normalize=True).flatten())
+    return Network("LPIPS 0.1, AlexNet", lambda a, b: network(a, b, normalize=True).flatten(), smallest=31)
 
 
 def load_inception(folder: Path | None, device: torch.device) -> Network:
@@ -111,7 +112,7 @@ def load_inception(folder: Path | None, device: torch.device) -> Network:
         network = inception_v3(weights=None, init_weights=False, aux_logits=False)
         network.fc = nn.Identity()
         network.load_state_dict({name: weights[name] for name in network.state_dict()})
-        return Network("Inception of ArtFID", network.to(device).eval())
+        return Network("Inception of ArtFID", network.to(device).eval(), smallest=75)
     extractor = package("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3(
         "inception", ["2048"], feature_extractor_weights_path=str(INCEPTION.path(folder))).to(device)
     return Network("Inception of FID (2015-12-05)", lambda pictures: extractor((pictures * 255).round().to(torch.uint8))[0])
