@@ -1,14 +1,16 @@
 """What python -m styleid_core.evaluation says about mistakes; what can be measured beside a bad picture or pair is measured."""
 
 import json
+from pathlib import Path
 
 import numpy
 import pytest
 import torch
 from PIL import Image
 
+from styleid_core.evaluation import networks
 from styleid_core.evaluation.__main__ import main
-from styleid_core.evaluation.networks import load_lpips, load_vgg19
+from styleid_core.evaluation.networks import load_inception, load_lpips, load_vgg19
 
 
 @pytest.fixture
@@ -88,3 +90,47 @@ def test_a_name_that_is_too_long(table):
 def test_without_a_picture_that_can_be_measured(table):
     table.write_text("content,style,stylized\na.png,b.png,missing.png\n")
     assert measure(table).startswith("error: none of the pairs could be measured.\nmissing.png: ")
+
+
+class Harmful:
+    """Unpickled it would write a file, named `written`, where the process runs."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("written"),)
+
+
+FILES = {
+    "text": lambda path: path.write_text("not found"),
+    "nothing": Path.touch,
+    "half a file": lambda path: (FILES["another network"](path), path.write_bytes(path.read_bytes()[:600])),
+    "another network": lambda path: torch.save({"weight": torch.ones(2)}, path),
+    "a tensor": lambda path: torch.save(torch.ones(2), path),
+    "an object": lambda path: torch.save({"weight": Harmful()}, path),
+}
+
+
+@pytest.mark.parametrize("content", FILES)
+@pytest.mark.parametrize(("name", "loader"), [
+    (networks.ALEXNET.name, load_lpips), (networks.VGG19.name, load_vgg19), (networks.VGG19_NORMALISED, load_vgg19),
+    (networks.INCEPTION.name, load_inception), (networks.ART_INCEPTION, load_inception)])
+def test_foreign_weights(tmp_path, monkeypatch, name, loader, content):
+    monkeypatch.chdir(tmp_path)
+    FILES[content](tmp_path / name)
+    with pytest.raises(ValueError, match=f"{name} (is broken, or no file of weights|is no file of weights|has the weights of another)"):
+        loader(tmp_path, torch.device("cpu"))
+    assert not Path("written").exists()
+
+
+def test_the_command_names_foreign_weights(table, tmp_path):
+    path = tmp_path / networks.ALEXNET.name
+    FILES["another network"](path)
+    assert measure(table, "--weights", tmp_path, metric="lpips") == f"error: {path} has the weights of another network."
+
+
+@pytest.mark.parametrize("content", FILES)
+def test_a_broken_run_whose_state_is_broken_starts_over(table, monkeypatch, capsys, content):
+    monkeypatch.chdir(table.parent)
+    FILES[content](table.parent / "report.part")
+    assert measure(table)["pairs"] == 2
+    assert f"{table.parent / 'report.part'} is broken: measuring everything again." in capsys.readouterr().err
+    assert not Path("written").exists() and not Path("report.part").exists()
