@@ -134,3 +134,29 @@ def test_a_broken_run_whose_state_is_broken_starts_over(table, monkeypatch, caps
     assert measure(table)["pairs"] == 2
     assert f"{table.parent / 'report.part'} is broken: measuring everything again." in capsys.readouterr().err
     assert not Path("written").exists() and not Path("report.part").exists()
+
+
+@pytest.mark.parametrize("out", ["folder.json", "file/report.json", "part.json"])
+def test_a_place_that_cannot_be_written_is_told_before_measuring(table, out):
+    for folder in ("folder.json", "part.part"):
+        (table.parent / folder).mkdir()
+    (table.parent / "file").touch()
+    table.unlink()
+    assert "cannot be written" in measure(table, "--out", table.parent / out)
+
+
+def test_a_new_place(table):
+    out = table.parent / "a" / "new" / "report.csv"
+    assert main(["--pairs", str(table), "--metrics", "histogram", "--out", str(out), "--device", "cpu"]) == 0
+    assert [path.name for path in out.parent.iterdir()] == ["report.csv"] and len(out.read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda:99", "meta", "hpu"])
+def test_no_device(table, device, capsys):
+    assert measure(table, "--device", device) == 2
+    assert f"torch cannot use {device} here. Try cpu" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["missing.csv", "."])
+def test_no_table(table, missing):
+    assert measure(table.parent / missing).startswith("error: [Errno")
