@@ -5,22 +5,14 @@ python dev.py demo | test | serve | figures | train | evaluate | bench
 
 import argparse
 import os
-import subprocess
 import sys
 import time
-from pathlib import Path
 
-from tools.host import NEWEST, RELEASES, ROOT, WORK, Host, HostError, prepare, say
+from tools.files import checkpoint_file, existing_file
+from tools.host import NEWEST, RELEASES, ROOT, WORK, Host, HostError, child, end_as_by_ctrl_c, prepare, say
 from tools.server import serve, unused_port
 
 BASE = WORK / "base"
-
-
-def existing_file(text: str) -> Path:
-    path = Path(text)
-    if not path.is_file():
-        raise HostError(f"There is no file {path}.")
-    return path.resolve()
 
 
 def host_of(options) -> Host:
@@ -29,17 +21,17 @@ def host_of(options) -> Host:
 
 
 def demo(options) -> int:
-    host = host_of(options)
-    with serve(host, BASE, options.port, options.checkpoint) as server:
-        arguments = ["--url", server.url, "--input", BASE / "input", "--content", options.content, "--style", options.style]
-        if options.checkpoint:
-            arguments += ["--checkpoint", options.checkpoint.name]
-        return module(host, "demo.run", *(str(part) for part in arguments))
+    arguments = ["--base", BASE, "--content", options.content, "--style", options.style]
+    for name in ("port", "checkpoint"):
+        if value := getattr(options, name):
+            arguments += [f"--{name}", value]
+    return module(host_of(options), "demo.run", *arguments)
 
 
-def module(host: Host, name: str, *arguments: str) -> int:
+def module(host: Host, name: str, *arguments) -> int:
     """Exit status of `python -m name` in the environment of `host`."""
-    return subprocess.call([str(host.python), "-m", name, *arguments], cwd=ROOT, env=os.environ | {"COMFYUI_PATH": str(host.comfyui)})
+    with child([host.python, "-m", name, *arguments], cwd=ROOT, env=os.environ | {"COMFYUI_PATH": str(host.comfyui)}) as process:
+        return process.wait()
 
 
 def test(options) -> int:
@@ -86,7 +78,7 @@ def parse_arguments():
     which.add_argument("--host", metavar="VERSION", choices=RELEASES, help=f"which ComfyUI to download: {', '.join(RELEASES)}")
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument("--port", type=unused_port, help="default: a free one")
-    server.add_argument("--checkpoint", type=existing_file, metavar="FILE", help="an SD 1.x checkpoint (default: a small built-in model)")
+    server.add_argument("--checkpoint", type=checkpoint_file, metavar="FILE", help="an SD 1.x checkpoint (default: a small built-in model)")
 
     command = commands.add_parser("demo", parents=[host, server], help="stylise one picture and put the result side by side in demo/")
     command.add_argument("--content", type=existing_file, metavar="IMAGE", default=ROOT / "demo" / "images" / "content.jpg")
@@ -113,10 +105,11 @@ def parse_arguments():
 
 
 def main() -> int:
+    end_as_by_ctrl_c()
     try:
         options = parse_arguments()
         return options.command(options)
-    except HostError as error:
+    except (HostError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

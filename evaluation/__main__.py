@@ -8,7 +8,8 @@ import sys
 from itertools import product
 from pathlib import Path
 
-from tools.host import WORK, HostError, running_host, say
+from tools.files import checkpoint_file
+from tools.host import WORK, HostError, end_as_by_ctrl_c, running_host, say
 from tools.server import serve
 
 from .plots import draw_contact_sheet, draw_plots
@@ -44,17 +45,8 @@ def parse_arguments(arguments: list[str] | None):
     return parser.parse_args(arguments)
 
 
-def checkpoint_file(options) -> Path | None:
-    if not options.checkpoint or options.server:
-        return None
-    path = Path(options.checkpoint).resolve()
-    if not path.is_file():
-        raise HostError(f"There is no file {path}.")
-    return path
-
-
 def stylise(options, method: Method, results: Results):
-    checkpoint = checkpoint_file(options)
+    checkpoint = checkpoint_file(options.checkpoint) if options.checkpoint and not options.server else None
     if options.ray:
         if importlib.util.find_spec("ray") is None:
             raise HostError(f"--ray needs Ray. Install it with: {sys.executable} -m pip install ray")
@@ -105,6 +97,7 @@ def evaluate(options):
 
 
 def main(arguments: list[str] | None = None) -> int:
+    end_as_by_ctrl_c()
     try:
         evaluate(parse_arguments(arguments))
         return 0

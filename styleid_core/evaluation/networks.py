@@ -11,6 +11,8 @@ from torch import nn
 from torchvision.models import inception_v3
 from torchvision.models.vgg import cfgs, make_layers
 
+from .torch_file import weights_of
+
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -38,9 +40,6 @@ class WeightsFile(NamedTuple):
                                f"Put it into {path.parent}, from {self.url}") from error
         return path
 
-    def load(self, folder: Path | None) -> dict[str, torch.Tensor]:
-        return torch.load(self.path(folder), map_location="cpu", weights_only=True)
-
 
 PYTORCH = "https://download.pytorch.org/models"
 VGG19 = WeightsFile("vgg19-dcbb9e9d.pth", 575, f"{PYTORCH}/vgg19-dcbb9e9d.pth")
@@ -53,9 +52,10 @@ ART_INCEPTION = "art_inception.pth"  # of ArtFID (Wright & Ommer 2022)
 
 
 class Network(NamedTuple):
-    """`name` for the report, and `call`, from pictures (B, 3, H, W) in 0..1."""
+    """`name` for the report, and `call`, from pictures (B, 3, H, W) in 0..1 whose sides have at least `smallest` pixels."""
     name: str
     call: Callable
+    smallest: int = 1
 
 
 def package(name: str):
@@ -72,14 +72,15 @@ def load_vgg19(folder: Path | None, device: torch.device) -> Network:
     A folder without torchvision's weights may have AdaIN's normalised ones, whose values are on another scale.
     """
     if folder and not (folder / VGG19.name).exists() and (folder / VGG19_NORMALISED).exists():
-        weights = torch.load(folder / VGG19_NORMALISED, map_location="cpu", weights_only=True)
-        return Network("VGG19, normalised as for AdaIN", normalised_vgg19(weights, RELU3_1).to(device).eval())
+        with weights_of(folder / VGG19_NORMALISED) as weights:
+            network = normalised_vgg19(weights, RELU3_1)
+        return Network("VGG19, normalised as for AdaIN", network.to(device).eval(), smallest=5)
     layers = make_layers(cfgs["E"][:7])
-    weights = VGG19.load(folder)
-    layers.load_state_dict({name: weights[f"features.{name}"] for name in layers.state_dict()})
+    with weights_of(VGG19.path(folder)) as weights:
+        layers.load_state_dict({name: weights[f"features.{name}"] for name in layers.state_dict()})
     layers.to(device).eval()
     mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return Network("VGG19, torchvision", lambda pictures: layers((pictures - mean) / std))
+    return Network("VGG19, torchvision", lambda pictures: layers((pictures - mean) / std), smallest=4)
 
 
 def normalised_vgg19(weights: dict[str, torch.Tensor], depth: int) -> nn.Sequential:
@@ -97,23 +98,26 @@ def normalised_vgg19(weights: dict[str, torch.Tensor], depth: int) -> nn.Sequent
 def load_lpips(folder: Path | None, device: torch.device) -> Network:
     """LPIPS 0.1 on AlexNet (Zhang et al. 2018): of two batches, one distance for each pair."""
     lpips = package("lpips")
-    weights = ALEXNET.load(folder)
     network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    network.net.load_state_dict({name: weights["features." + name.split(".", 1)[1]] for name in network.net.state_dict()})
+    with weights_of(ALEXNET.path(folder)) as weights:
+        network.net.load_state_dict({name: weights["features." + name.split(".", 1)[1]] for name in network.net.state_dict()})
     network.to(device).eval()
-    return Network("LPIPS 0.1, AlexNet", lambda a, b: network(a, b, normalize=True).flatten())
+    return Network("LPIPS 0.1, AlexNet", lambda a, b: network(a, b, normalize=True).flatten(), smallest=31)
 
 
 def load_inception(folder: Path | None, device: torch.device) -> Network:
     """Features (B, 2048) for FID: ArtFID's own Inception where `folder` has it, else that of the FID."""
     if folder and (folder / ART_INCEPTION).exists():
-        weights = torch.load(folder / ART_INCEPTION, map_location="cpu", weights_only=True)
         network = inception_v3(weights=None, init_weights=False, aux_logits=False)
         network.fc = nn.Identity()
-        network.load_state_dict({name: weights[name] for name in network.state_dict()})
-        return Network("Inception of ArtFID", network.to(device).eval())
-    extractor = package("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3(
-        "inception", ["2048"], feature_extractor_weights_path=str(INCEPTION.path(folder))).to(device)
+        with weights_of(folder / ART_INCEPTION) as weights:
+            network.load_state_dict({name: weights[name] for name in network.state_dict()})
+        return Network("Inception of ArtFID", network.to(device).eval(), smallest=75)
+    inception = package("torch_fidelity.feature_extractor_inceptionv3").FeatureExtractorInceptionV3
+    path = INCEPTION.path(folder)
+    with weights_of(path):  # which has shown them harmless: the package unpickles whatever is in the file
+        extractor = inception("inception", ["2048"], feature_extractor_weights_path=str(path))
+    extractor.to(device)
     return Network("Inception of FID (2015-12-05)", lambda pictures: extractor((pictures * 255).round().to(torch.uint8))[0])
 
 

@@ -43,13 +43,38 @@ def pairs_by_name(contents: Path, styles: Path, stylized: Path) -> list[Pair]:
     return pairs
 
 
-def pairs_of_table(table: Path) -> list[Pair]:
-    """From a CSV with the columns content, style and stylized, whose paths are relative to it."""
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not set(Pair._fields) <= rows[0].keys():
+def pairs_of_table(table: Path) -> tuple[list[Pair], list[tuple[str, str]]]:
+    """From a CSV with the columns content, style and stylized, whose paths are relative to it; and [(line, why it is left out)]."""
+    (_, headings), *lines = rows_of(table) or [(1, [])]
+    if not lines or not set(Pair._fields) <= set(headings):
         raise ValueError(f"{table} needs a line of headings, content, style and stylized, and a line for each pair below.")
-    return [Pair(*(table.parent / row[field] for field in Pair._fields)) for row in rows]
+    pairs, skipped = [], []
+    for line, cells in lines:
+        row = dict(zip(headings, cells))
+        missing = [field for field in Pair._fields if not row.get(field)]
+        if missing:
+            skipped.append((f"{table.name}, line {line}", f"it has no {' and no '.join(missing)}"))
+        else:
+            pairs.append(Pair(*(table.parent / row[field] for field in Pair._fields)))
+    return pairs, skipped
+
+
+def rows_of(table: Path) -> list[tuple[int, list[str]]]:
+    """(line, cells) of each row that is not empty, separated as the headings are; ValueError where a quote stays open."""
+    rows, line = [], 1
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            separator = max(",;\t", key=file.readline().count)
+            file.seek(0)
+            reader = csv.reader(file, delimiter=separator, strict=True)
+            for cells in reader:
+                rows += [(line, cells)] if any(cells) else []
+                line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"{table}, line {line}: {error}. A cell that begins with a quote should end with one.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table} should be UTF-8: {error}. Excel saves it so as CSV UTF-8.") from error
+    return rows
 
 
 def read(path: Path, like: torch.Tensor | None = None) -> torch.Tensor:

@@ -10,8 +10,19 @@ TITLES = {"cfsd": "CFSD", "cfsd_sum": "CFSD, summed", "lpips": "LPIPS", "histogr
           "artfid": "ArtFID"}
 
 
+def check_place(path: Path):
+    """ValueError where no file can be written; makes its folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        there = path.exists()
+        path.open("a").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written ({error}). Name another file with --out.") from error
+
+
 def write(report: Report, path: Path):
-    path.parent.mkdir(parents=True, exist_ok=True)
     WRITERS[path.suffix](report, path)
 
 

