@@ -1,0 +1,161 @@
+"""Packs of others, loaded beside this one from the folder that STYLEID_PACKS names: python dev.py test --packs DIR.
+
+Without that folder, or where a pack is not in it or does not load, its cases are skipped with a word.
+"""
+
+import asyncio
+import os
+from pathlib import Path
+
+import comfy.samplers
+import pytest
+import server
+import torch
+from comfy.samplers import sampler_object
+
+import nodes
+from tools.pack import NODES
+
+PACKS = Path(os.environ["STYLEID_PACKS"]) if "STYLEID_PACKS" in os.environ else None
+SETTINGS = dict(gamma=0.6, temperature=1.3)
+COMPOSES, REFUSED = "composes", "refused"
+
+
+@pytest.fixture(scope="module")
+def loaded(pack):
+    """loaded(name): makes sure that ComfyUI has loaded that pack, or skips."""
+    if PACKS and not hasattr(server.PromptServer, "instance"):
+        server.PromptServer(asyncio.new_event_loop())  # many packs register routes
+    before = {name: nodes.NODE_CLASS_MAPPINGS[name] for name in NODES}
+    known = {}
+
+    def load(name):
+        if PACKS is None:
+            pytest.skip("no folder of packs (--packs DIR)")
+        if not (PACKS / name).is_dir():
+            pytest.skip(f"{name} is not in {PACKS}")
+        if name not in known:
+            known[name] = asyncio.run(nodes.load_custom_node(str(PACKS / name)))
+        if not known[name]:
+            pytest.skip(f"{name} does not load here")
+        assert {name: nodes.NODE_CLASS_MAPPINGS[name] for name in NODES} == before, "it took a node's place"
+
+    return load
+
+
+def default(kind, options: dict):
+    if "default" in options:
+        return options["default"]
+    choices = kind if isinstance(kind, (list, tuple)) else options.get("options", [None])
+    return choices[0] if choices else None
+
+
+def call(name: str, **given):
+    """The first output of a node, with the defaults of its inputs."""
+    cls = nodes.NODE_CLASS_MAPPINGS[name]
+    inputs = {}
+    for id, (kind, *options) in cls.INPUT_TYPES()["required"].items():
+        inputs[id] = given.get(id) if id in given else default(kind, options[0] if options else {})
+    result = getattr(cls(), cls.FUNCTION)(**inputs | given)
+    return getattr(result, "result", result)[0]
+
+
+@pytest.fixture
+def inputs(case, inverted):
+    (noise, content, sigmas), (_, style, _) = inverted
+    return noise, dict(content_features=content, style_features=style, **SETTINGS), sigmas[-7:]
+
+
+MODELS = {
+    ("sd-perturbed-attention", "PerturbedAttention"): (dict(unet_block="middle"), COMPOSES),
+    ("sd-perturbed-attention", "SmoothedEnergyGuidanceAdvanced"): (dict(unet_block="middle"), COMPOSES),
+    ("ComfyUI-TiledDiffusion", "TiledDiffusion"): (dict(tile_width=64, tile_height=64, tile_overlap=0), "only a part of the picture"),
+    ("comfyui_jankhidiffusion", "ApplyMSWMSAAttention"): (dict(end_time=1.0, output_blocks="9"), "cuts the queries of self-attention"),
+}
+
+
+@pytest.mark.parametrize("case_of", MODELS, ids=" ".join)
+def test_models_that_others_patch(pack, model, case, loaded, inputs, paper_attention, sample_custom, relative_error, case_of):
+    folder, name = case_of
+    loaded(folder)
+    settings, expected = MODELS[case_of]
+    noise, features, sigmas = inputs
+    other = call(name, model=model, **settings)
+    negative = [[case["context"].flip(1), {}]]
+    [m] = pack.InjectStyleKV(model=other, **features)
+    if expected != COMPOSES:
+        with pytest.raises(ValueError, match=expected):
+            sample_custom(m, case.positive, sigmas, noise, cfg=2.0, negative=negative)
+        return
+    reference = paper_attention(other, **features)
+    results = [sample_custom(each, case.positive, sigmas, noise, cfg=2.0, negative=negative)["samples"] for each in (m, reference)]
+    assert relative_error(*results) < 1e-4
+
+
+SAMPLERS = {
+    ("ComfyUI_restart_sampling", "RestartSampler"): ("euler", {}, REFUSED),
+    ("ComfyUI-Detail-Daemon", "DetailDaemonSamplerNode"): ("euler", {}, COMPOSES),
+    ("ComfyUI-Detail-Daemon", "DetailDaemonSamplerNode", "ancestral"): ("euler_ancestral", {}, REFUSED),
+    ("ComfyUI-Detail-Daemon", "LyingSigmaSampler"): ("heun", {}, COMPOSES),
+    ("ComfyUI-sonar", "SamplerSonarEuler"): (None, {}, COMPOSES),
+    ("ComfyUI-sonar", "SamplerSonarEulerA"): (None, {}, REFUSED),
+    ("ComfyUI-sonar", "SamplerSonarDPMPPSDE"): (None, {}, REFUSED),
+    ("RES4LYF", "ClownSampler_Beta"): (None, {}, REFUSED),
+    ("RES4LYF", "ClownSampler_Beta", "ODE"): (None, dict(eta=0.0), COMPOSES),
+}
+
+
+@pytest.mark.parametrize("case_of", SAMPLERS, ids=" ".join)
+def test_samplers_of_others(pack, model, case, loaded, inputs, paper_attention, relative_error, case_of):
+    folder, name, *_ = case_of
+    loaded(folder)
+    wrapped, settings, expected = SAMPLERS[case_of]
+    noise, features, sigmas = inputs
+    if name == "RestartSampler":
+        sigmas = call("RestartScheduler", model=model, steps=6)
+    sampler = call(name, **settings | ({"sampler": sampler_object(wrapped)} if wrapped else {}))
+    [m] = pack.InjectStyleKV(model=model, **features)
+
+    def sample(patched):
+        return comfy.sample.sample_custom(patched, torch.zeros_like(noise["samples"]), 1.0, sampler, sigmas, case.positive, case.positive,
+                                          noise["samples"], seed=0)
+
+    if expected == REFUSED:
+        with pytest.raises(ValueError, match="adds noise"):
+            sample(m)
+    else:
+        assert relative_error(sample(m), sample(paper_attention(model, **features))) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["ComfyUI_IPAdapter_plus", "ComfyUI-Advanced-ControlNet", "ComfyUI-AnimateDiff-Evolved", "ComfyUI-KJNodes",
+                                  "ComfyUI-ppm", "comfyui-prompt-control"])
+def test_packs_whose_models_are_not_here_load_beside_ours(loaded, name):
+    loaded(name)
+
+
+def test_a_reference_of_advanced_controlnet(pack, model, case, loaded):
+    """Its reference_attn in the inversion and the sampling: kept features have it, and recomputing says that it cannot."""
+    loaded("ComfyUI-Advanced-ControlNet")
+    control = call("ACN_ReferenceControlNet")
+    applied = nodes.NODE_CLASS_MAPPINGS["ACN_AdvancedControlNetApply_v2"]
+    vae = EncodesAs(case.style["samples"])
+    reference = call("ACN_ReferencePreprocessor", image=torch.rand(1, 128, 192, 3), vae=vae, latent_size=case.content)
+    result = getattr(applied(), applied.FUNCTION)(positive=case.positive, negative=case.positive, control_net=control, image=reference,
+                                                  strength=1.0, start_percent=0.0, end_percent=1.0)
+    positive = getattr(result, "result", result)[0]
+    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", place="recompute")
+    with pytest.raises(ValueError, match="place recompute cannot repeat"):
+        pack.DDIMInvert(model=recording, latent=case.content, positive=positive, steps=2, schedule="ddim")
+
+
+class EncodesAs:
+    """A VAE for which every picture is the same latent."""
+
+    def __init__(self, samples: torch.Tensor):
+        self.samples = samples
+
+    def vae_encode_crop_pixels(self, pixels):
+        return pixels
+
+    def encode(self, pixels):
+        return self.samples
