@@ -29,8 +29,8 @@ class Graph:
     def ours(self, kind: str, **links) -> str:
         return self.add(kind, **inputs_of(self.rng, self.info[kind], self.wild) | links)
 
-    def odd(self, chance: float = 0.5) -> bool:
-        return self.rng.random() < chance * self.wild
+    def odd(self) -> bool:
+        return self.rng.random() < self.wild
 
     def latent(self, batches: tuple[int, ...] = (1, 1, 1, 2, 3)) -> list:
         batch = self.rng.choice(batches)
@@ -78,7 +78,7 @@ def report(graph: Graph, link: list) -> dict:
 
 
 def one_node(graph: Graph) -> dict:
-    optional = {"negative": graph.conditioning()} if graph.rng.random() < 0.7 else {}
+    optional = {} if graph.odd() else {"negative": graph.conditioning()}
     if graph.rng.random() < 0.3:
         optional["inversion_positive"] = graph.conditioning()
     sampler = graph.ours("StyleIDSampler", model=graph.any_model(), content=graph.latent(), style=graph.latent(STYLES),
@@ -90,6 +90,7 @@ def five_nodes(graph: Graph) -> dict:
     """Both inversions with the same settings for the most part, then one of several ways to sample."""
     rng = graph.rng
     recording = graph.ours("CaptureSelfAttention", model=graph.any_model())
+    graph.prompt[recording]["inputs"]["layers"] = graph.prompt[recording]["inputs"]["layers"] or "auto"
     content = graph.ours("DDIMInvert", model=[recording, 0], latent=graph.latent(), positive=graph.conditioning())
     style = graph.ours("DDIMInvert", model=[recording, 0], latent=graph.latent(STYLES), positive=graph.conditioning())
     if rng.random() < 0.85:
@@ -132,7 +133,7 @@ def sampler_names(info: dict) -> list[str]:
 
 def scores(graph: Graph) -> dict:
     shapes = ("1,64,64,3", "1,65,80,3", "2,64,64,3", "1,8,8,3", "1,64,64,4", "0,64,64,3", "1,1,1,3", "64,64,3", "1,64,64,1")
-    pictures = {name: [graph.add("CampaignPicture", shape=graph.rng.choice(shapes) if graph.odd(1.0) else "1,64,64,3",
+    pictures = {name: [graph.add("CampaignPicture", shape=graph.rng.choice(shapes) if graph.odd() else "1,64,64,3",
                                  fill=graph.rng.choice(("nan", "zeros")) if graph.odd() else "noise", seed=graph.rng.randrange(9)), 0]
                 for name in ("content", "style", "stylized")}
     return report(graph, [graph.add("StyleIDScores", **pictures), graph.rng.randrange(3)])
@@ -163,7 +164,7 @@ def rng_choice(graph: Graph):
 
 # name: (chance, how wild the values are, what makes the prompt)
 KINDS = {"usual values in one node": (2, 0.0, one_node), "usual values in five nodes": (2, 0.0, five_nodes),
-         "odd values in one node": (4, 0.25, one_node), "odd values in five nodes": (4, 0.15, five_nodes),
+         "odd values in one node": (4, 0.12, one_node), "odd values in five nodes": (4, 0.06, five_nodes),
          "broken links": (2, 0.0, break_links), "scores": (1, 0.4, scores)}
 
 

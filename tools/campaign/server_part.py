@@ -18,6 +18,7 @@ from .errors import Error, is_ours, is_refusal, told
 from .graphs import random_prompt
 from .networks import write_weights
 from .outcome import Outcome
+from .values import links
 
 BASE = WORK / "campaign"
 SECONDS = 300  # for one prompt
@@ -88,6 +89,8 @@ class ServerPart:
     async def judge_error(self, prompt: dict, run) -> tuple[str, str]:
         detail = f"{run.messages['execution_error']['node_type']}: {told(error_of(run))}"
         control = None
+        if unlinked(prompt, self.info):
+            return "host", f"ComfyUI takes a value where only a link makes sense: {detail}"
         if not is_refusal(error_of(run)):
             with suppress(RefusedError, asyncio.TimeoutError, aiohttp.ContentTypeError):
                 control = await asyncio.wait_for(run_prompt(self.url, without_us(prompt)), SECONDS)
@@ -128,6 +131,12 @@ async def health(url: str, trim: bool = False) -> dict:
 def error_of(run) -> Error:
     failed = run.messages["execution_error"]
     return Error(failed["exception_type"].rpartition(".")[2], failed["exception_message"].strip(), failed["traceback"])
+
+
+def unlinked(prompt: dict, info: dict) -> bool:
+    """Whether some input that takes a link has none, which no frontend can send."""
+    return any(name in node["inputs"] and not isinstance(node["inputs"][name], list)
+               for node in prompt.values() for name in links(info[node["class_type"]]))
 
 
 def verdict_of(run, control) -> str:

@@ -2,7 +2,7 @@
 
 import random
 
-LAYERS = ("6-11", "auto", "7", "0-2 @ 0", "6,7,9-11", "output 8", "")
+LAYERS = ("auto", "auto", "auto", "6-11", "6-11", "7", "6,7,9-11 @ 0", "")
 BAD_LAYERS = ("6-12", "11-6", "-1", "six", "AUTO", "6\u201311", "6-11,", ",", "6 @", "@ 0", "6-11\n", "6;7", "\u0666", "6\u00b2", "None",
               "6.5", "0x6", "6 @ 0-5", "auto, 6", "9" * 4300, "9" * 20, "6," * 10000, "\u2603", "output", "6-11 @ 0-0-0",
               "99999999999-99999999999", "0-99999999999")
@@ -28,10 +28,10 @@ def usual(rng: random.Random, name: str, kind, options: dict):
         return rng.choice(kind)
     if kind == "STRING":
         return rng.choice(LAYERS)
-    if kind == "INT":
-        return rng.randint(options["min"], options["max"])
     if name in CENTRES:
         return rng.choice(CENTRES[name])
+    if kind == "INT":
+        return rng.randint(options["min"], options["max"])
     return round(rng.uniform(options["min"], options["max"]), 2)
 
 
@@ -52,6 +52,14 @@ def garbage(rng: random.Random, name: str, kind, options: dict):
 
 
 def inputs_of(rng: random.Random, info: dict, wild: float) -> dict:
-    """Values for every widget of a node; each is an edge or garbage with a chance that grows with `wild` (0..1)."""
-    draw = {True: lambda: rng.choices((usual, edge, garbage), (1 - wild, wild / 2, wild / 2))[0], False: lambda: usual}[wild > 0]
-    return {name: draw()(rng, name, kind, options) for name, (kind, options) in widgets(info).items()}
+    """Values for every widget of a node, of which a share of about `wild` (0..1) are edges or garbage."""
+    def draw(name, kind, options):
+        how = rng.choices((usual, edge, garbage), (1 - wild, 0.7 * wild, 0.3 * wild))[0]
+        return how(rng, name, kind, options)
+
+    return {name: draw(name, kind, options) for name, (kind, options) in widgets(info).items()}
+
+
+def links(info: dict) -> set[str]:
+    """Names of a node's inputs that take a link only."""
+    return {*info["input"].get("required", {}), *info["input"].get("optional", {})} - set(widgets(info))
