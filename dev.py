@@ -1,6 +1,6 @@
 """Try, test and look at the pack on a private ComfyUI. Standard library only.
 
-python dev.py demo | test | serve | figures | train | evaluate | bench
+python dev.py demo | test | serve | figures | train | evaluate | bench | campaign
 """
 
 import argparse
@@ -39,7 +39,8 @@ def test(options) -> int:
     if options.gpu:
         os.environ["STYLEID_TEST_ON_GPU"] = "1"
     lint = module(host, "ruff", "check", ".")
-    return module(host, "pytest", *options.rest) or lint
+    failed = module(host, "pytest", *options.rest) or lint
+    return module(host, "tools.campaign") or failed if options.all else failed
 
 
 def figures(options) -> int:
@@ -58,6 +59,10 @@ def bench(options) -> int:
     return module(host_of(options), "benchmarks.speed", *options.rest)
 
 
+def campaign(options) -> int:
+    return module(host_of(options), "tools.campaign", *options.rest)
+
+
 def look(options) -> int:
     host = host_of(options)
     with serve(host, BASE, options.port, options.checkpoint) as server:
@@ -71,7 +76,7 @@ def look(options) -> int:
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description="ComfyUI-StyleID on a private ComfyUI.")
-    commands = parser.add_subparsers(required=True, metavar="demo | test | serve | figures | train | evaluate | bench")
+    commands = parser.add_subparsers(required=True, metavar="demo | test | serve | figures | train | evaluate | bench | campaign")
     host = argparse.ArgumentParser(add_help=False)
     which = host.add_mutually_exclusive_group()
     which.add_argument("--comfyui", metavar="PATH", help="a ComfyUI folder of your own (default: COMFYUI_PATH, or a downloaded one)")
@@ -86,6 +91,7 @@ def parse_arguments():
     command.set_defaults(command=demo)
     command = commands.add_parser("test", parents=[host], help="lint, then all tests; further arguments go to pytest")
     command.add_argument("--gpu", action="store_true", help="run the tests in ComfyUI on the GPU, with those that need one")
+    command.add_argument("--all", action="store_true", help="then the campaign, for five minutes")
     command.set_defaults(command=test)
     command = commands.add_parser("serve", parents=[host, server], help="the same ComfyUI with its web page")
     command.set_defaults(command=look)
@@ -97,9 +103,11 @@ def parse_arguments():
     command.set_defaults(command=evaluate)
     command = commands.add_parser("bench", parents=[host], help="measure time and memory beside the bare model calls")
     command.set_defaults(command=bench)
+    command = commands.add_parser("campaign", parents=[host], help="random faults from a seed: --minutes M --seed S --only PART")
+    command.set_defaults(command=campaign)
 
     options, options.rest = parser.parse_known_args()
-    if options.rest and options.command not in (test, train, evaluate, bench):
+    if options.rest and options.command not in (test, train, evaluate, bench, campaign):
         parser.error(f"unknown arguments: {' '.join(options.rest)}")
     return options
 

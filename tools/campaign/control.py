@@ -1,0 +1,37 @@
+"""The control of a prompt: ComfyUI's own nodes in place of the pack's, to see what they do alone."""
+
+from .graphs import OURS
+
+PASSED_ON = {"CaptureSelfAttention": "model", "InjectStyleKV": "model", "LatentAdaIN": "content", "DDIMInvert": "latent"}
+
+
+def without_us(prompt: dict) -> dict:
+    """What our nodes make of an input is that input; KSampler samples for StyleIDSampler."""
+    control = {name: node | {"inputs": {key: past_us(prompt, value) for key, value in node["inputs"].items()}}
+               for name, node in prompt.items() if node["class_type"] not in OURS}
+    for name, node in prompt.items():
+        inputs = {key: past_us(prompt, node["inputs"].get(key)) for key in ("model", "content", "positive")}
+        if node["class_type"] == "StyleIDSampler":
+            control[name] = {"class_type": "KSampler", "inputs": dict(
+                model=inputs["model"], seed=0, steps=2, cfg=1.0, sampler_name="euler", scheduler="normal", positive=inputs["positive"],
+                negative=inputs["positive"], latent_image=inputs["content"], denoise=1.0)}
+        elif node["class_type"] == "DDIMInvert":
+            control[sigmas_of(name)] = {"class_type": "BasicScheduler", "inputs": dict(
+                model=inputs["model"], scheduler="ddim_uniform", steps=2, denoise=1.0)}
+    return control
+
+
+def sigmas_of(name: str) -> str:
+    return f"sigmas of {name}"
+
+
+def past_us(prompt: dict, value):
+    """The link that `value` becomes without our nodes between."""
+    while isinstance(value, list) and len(value) == 2 and str(value[0]) in prompt:
+        node = prompt[value[0]]
+        if node["class_type"] == "DDIMInvert" and value[1] == 2:
+            return [sigmas_of(value[0]), 0]
+        if node["class_type"] not in PASSED_ON:
+            break
+        value = node["inputs"].get(PASSED_ON[node["class_type"]])
+    return value
