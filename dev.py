@@ -8,11 +8,12 @@ import os
 import sys
 import time
 
-from tools.files import checkpoint_file, existing_file
+from tools.files import checkpoint_file, existing_file, existing_folder
 from tools.host import NEWEST, RELEASES, ROOT, WORK, Host, HostError, child, end_as_by_ctrl_c, prepare, say
 from tools.server import serve, unused_port
 
 BASE = WORK / "base"
+COMPANY = [f"tests/in_comfyui/test_{name}.py" for name in ("company", "frames", "guiders", "other_nodes", "packs")]
 
 
 def host_of(options) -> Host:
@@ -38,8 +39,12 @@ def test(options) -> int:
     host = host_of(options)
     if options.gpu:
         os.environ["STYLEID_TEST_ON_GPU"] = "1"
+    if options.packs:
+        os.environ["STYLEID_PACKS"] = str(options.packs)
+        if options.company:
+            os.environ["STYLEID_COMPANY_PAGE"] = str(ROOT / "docs" / "company.md")
     lint = module(host, "ruff", "check", ".")
-    failed = module(host, "pytest", *options.rest) or lint
+    failed = module(host, "pytest", *(COMPANY if options.company else ()), *options.rest) or lint
     return module(host, "tools.campaign") or failed if options.all else failed
 
 
@@ -91,6 +96,8 @@ def parse_arguments():
     command.set_defaults(command=demo)
     command = commands.add_parser("test", parents=[host], help="lint, then all tests; further arguments go to pytest")
     command.add_argument("--gpu", action="store_true", help="run the tests in ComfyUI on the GPU, with those that need one")
+    command.add_argument("--packs", type=existing_folder, metavar="DIR", help="packs of others, to test beside this one")
+    command.add_argument("--company", action="store_true", help="only the tests beside other nodes; with --packs it writes docs/company.md")
     command.add_argument("--all", action="store_true", help="then the campaign, for five minutes")
     command.set_defaults(command=test)
     command = commands.add_parser("serve", parents=[host, server], help="the same ComfyUI with its web page")

@@ -42,6 +42,11 @@ class StyleIDScores(io.ComfyNode):
         except MissingError as error:
             raise ValueError(f"StyleID Scores: {error}") from error
         stylized = stylized.movedim(-1, 1)
+        height, width = stylized.shape[-2:]
+        smallest = max(vgg19.smallest, lpips.smallest)
+        if min(height, width) < smallest:
+            raise ValueError(f"The stylised picture has {width} x {height} pixels, and the networks need {smallest} to each side. "
+                             "Give a larger one.")
         content, style = (fitted(pictures, stylized, name) for pictures, name in ((content, "content"), (style, "style")))
         scores = []
         for triple in zip(content, style, stylized):

@@ -1,6 +1,8 @@
 """Shared by the tiers: core (plain torch), in_comfyui (ComfyUI's classes in this process), over_http and in_browser (a server)."""
 
 import math
+import os
+import re
 import shutil
 import sys
 import zlib
@@ -111,7 +113,20 @@ def pytest_configure():
     end_as_by_ctrl_c()
 
 
+def write_company(reports: list, page: Path):
+    """The page of what composes and what is refused, from the tests that passed and tell it by the property "beside"."""
+    rows = sorted({tuple(row) for report in reports for name, row in report.user_properties if name == "beside"}, key=str)
+    version = re.search(r'"(.+)"', (running_host().comfyui / "comfyui_version.py").read_text(encoding="utf-8"))[1]
+    lines = ["# Beside other nodes and packs", "",
+             f"Measured on ComfyUI {version} by `python dev.py test --company --packs DIR`, with small seeded models in SD 1.x's layout. "
+             "*Composes*: within 1e-4 of the paper's formulas on the model that has the other node.", "",
+             "| pack | node | beside the injection |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows), ""]
+    page.write_text("\n".join(lines), encoding="utf-8")
+
+
 def pytest_terminal_summary(terminalreporter, config):
+    if "STYLEID_COMPANY_PAGE" in os.environ:
+        write_company(terminalreporter.stats.get("passed", []), Path(os.environ["STYLEID_COMPANY_PAGE"]))
     errors = config.stash.get(parity_errors, [])
     if errors:
         terminalreporter.section("golden parity, relative error against the authors' code")

@@ -14,6 +14,12 @@ def existing_file(text: str) -> Path:
     return Path(text).resolve()
 
 
+def existing_folder(text: str) -> Path:
+    if not os.path.isdir(text):
+        raise HostError(f"There is no folder {text}.")
+    return Path(text).resolve()
+
+
 def checkpoint_file(text: str) -> Path:
     """An existing file that begins as its suffix says: safetensors with the length of a header, torch as a zip or a pickle."""
     path = existing_file(text)

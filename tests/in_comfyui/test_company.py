@@ -36,10 +36,11 @@ def compare(pack, case, inverted, paper_attention, sample_custom, relative_error
 
 
 @pytest.mark.parametrize("company", COMPANY)
-def test_nodes_that_patch_the_model(model, case, compare, company):
+def test_nodes_that_patch_the_model(model, case, compare, company, record_property):
     error, difference = compare(model, COMPANY[company](model), case.positive)
     assert error < 1e-4
     assert difference > 1e-2, f"{company} makes no difference here"
+    record_property("beside", ("ComfyUI", company, "composes"))
 
 
 @pytest.mark.parametrize(("node", "settings"), [(PerturbedAttentionGuidance, [3.0]), (SelfAttentionGuidance, [0.5, 2.0])])
@@ -50,10 +51,11 @@ def test_guidance_is_left_out_of_the_inversion(pack, model, case, inverted, node
     assert torch.equal(noise["samples"], plain["samples"])
 
 
-def test_controlnet_on_the_sampling(model, controlled, compare):
+def test_controlnet_on_the_sampling(model, controlled, compare, record_property):
     error, difference = compare(model, model, controlled)
     assert error < 1e-4
     assert difference > 1e-2, "the ControlNet makes no difference here"
+    record_property("beside", ("ComfyUI", "ControlNet", "composes"))
 
 
 def test_controlnet_on_the_inversion_too(pack, model, case, controlled):
@@ -62,7 +64,8 @@ def test_controlnet_on_the_inversion_too(pack, model, case, controlled):
     assert result.isfinite().all() and not torch.allclose(result, plain)
 
 
-def test_token_merging_gets_the_mixed_query_and_leaves_the_style_whole(pack, pack_module, model, case, inverted, sample_custom):
+def test_token_merging_gets_the_mixed_query_and_leaves_the_style_whole(pack, pack_module, model, case, inverted, sample_custom,
+                                                                       record_property):
     """ToMe merges at random, so its result is not compared; what reaches its patch and what attention gets is."""
     (noise, content, sigmas), (_, style, _) = inverted
     merged = first_output(TomePatchModel.execute(model, 0.3))
@@ -85,18 +88,20 @@ def test_token_merging_gets_the_mixed_query_and_leaves_the_style_whole(pack, pac
     (before, context_before), (after, context_after) = seen
     assert torch.equal(before, reader(content, before.device).read(sigma)[block]) and after.shape[1] < before.shape[1]
     assert torch.equal(context_before, reader(style, before.device).read(sigma)[block]) and torch.equal(context_after, context_before)
+    record_property("beside", ("ComfyUI", "TomePatchModel", "composes: the style's keys stay whole"))
 
 
-def test_self_attention_guidance(pack, model, case, inverted, sample_custom):
+def test_self_attention_guidance(pack, model, case, inverted, sample_custom, record_property):
     (noise, content, sigmas), (_, style, _) = inverted
     guided = first_output(SelfAttentionGuidance.execute(model, 0.5, 2.0))
     [m] = pack.InjectStyleKV(model=guided, content_features=content, style_features=style)
     [alone] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
     results = [sample_custom(patched, case.positive, sigmas, noise, cfg=2.0)["samples"] for patched in (m, alone)]
     assert results[0].isfinite().all() and not torch.allclose(*results)
+    record_property("beside", ("ComfyUI", "SelfAttentionGuidance", "works, on its own terms"))
 
 
-def test_an_attention_backend_of_another_pack_sees_every_call(pack, model, case, inverted, sample_custom):
+def test_an_attention_backend_of_another_pack_sees_every_call(pack, model, case, inverted, sample_custom, record_property):
     (noise, content, sigmas), (_, style, _) = inverted
     calls = []
 
@@ -112,6 +117,7 @@ def test_an_attention_backend_of_another_pack_sees_every_call(pack, model, case,
     injected = sample_custom(m, case.positive, sigmas[:3], noise)
     assert calls == seen_plain and len(calls) == 2 * 2 * 16, "two model calls, and self- and cross-attention in each of 16 blocks"
     assert not torch.allclose(plain["samples"], injected["samples"])
+    record_property("beside", ("any", "attention backends (optimized_attention_override)", "see every call"))
 
 
 @pytest.mark.parametrize(("captured", "sampled"), [(True, False), (False, True), (True, True)])

@@ -28,7 +28,7 @@ def windowed(model):
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
-def test_context_windows(pack, model, windowed, case, frames, sample_custom, cfg):
+def test_context_windows(pack, model, windowed, case, frames, sample_custom, cfg, record_property):
     """Frames do not see each other in an image model, so windows change nothing."""
     (noise, content, sigmas), (_, style, _) = frames
     negative = [[case["context"].flip(1), {}]]
@@ -37,9 +37,10 @@ def test_context_windows(pack, model, windowed, case, frames, sample_custom, cfg
         [m] = pack.InjectStyleKV(model=each, content_features=content, style_features=style, **SETTINGS)
         results.append(sample_custom(m, case.positive, sigmas, noise, cfg=cfg, negative=negative)["samples"])
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+    record_property("beside", ("ComfyUI", "Context Windows over frames", "compose; refused in an inversion"))
 
 
-def test_the_windows_of_animatediff(pack, model, case, frames, sample_custom):
+def test_the_windows_of_animatediff(pack, model, case, frames, sample_custom, record_property):
     """It calls the model for the frames that ad_params names."""
     (noise, content, sigmas), (_, style, _) = frames
     order = [3, 1]
@@ -57,6 +58,7 @@ def test_the_windows_of_animatediff(pack, model, case, frames, sample_custom):
     m.set_model_unet_function_wrapper(two_of_four)
     part = sample_custom(m, case.positive, sigmas[:2], noise)["samples"]
     torch.testing.assert_close(part[order], whole[order], rtol=1e-4, atol=1e-4)
+    record_property("beside", ("any", "windows that ad_params names (AnimateDiff-Evolved)", "compose"))
 
 
 def test_parts_that_nobody_names_are_refused(pack, model, case, frames, sample_custom):

@@ -48,7 +48,8 @@ COND_PROMPTS = {"DualCFG": 2, "DualCFG, nested": 2, "PerpNeg": 1, "DualModel": 1
 
 @pytest.mark.parametrize("inject_into", ["both", "cond", "uncond"])
 @pytest.mark.parametrize("name", GUIDERS)
-def test_each_prompt_is_injected_as_asked(pack, model, inverted, prompts, paper_attention, sample, relative_error, name, inject_into):
+def test_each_prompt_is_injected_as_asked(pack, model, inverted, prompts, paper_attention, sample, relative_error, name, inject_into,
+                                          record_property):
     """Beside the paper's formulas for the calls with some prompts, told by what their cross-attention is given."""
     (_, content, _), (_, style, _) = inverted
     guider = GUIDERS[name]
@@ -59,6 +60,7 @@ def test_each_prompt_is_injected_as_asked(pack, model, inverted, prompts, paper_
     expected = sample(guider(reference, *prompts))
     assert relative_error(sample(guider(m, *prompts)), expected) < 1e-4
     assert relative_error(sample(guider(model, *prompts)), expected) > 1e-2
+    record_property("beside", ("ComfyUI", f"guider {name}", "composes"))
 
 
 def only_for(prompts: list, patched):
@@ -81,10 +83,11 @@ def only_for(prompts: list, patched):
 
 
 @pytest.mark.skipif(not hasattr(custom_sampler, "CFGOverride"), reason="this ComfyUI has no CFG Override")
-def test_an_inversion_has_no_guidance_whatever_sets_it(pack, model, case, inverted):
+def test_an_inversion_has_no_guidance_whatever_sets_it(pack, model, case, inverted, record_property):
     overridden = first_output(custom_sampler.CFGOverride.execute(model, 8.0, 0.0, 1.0))
     noise, _, _ = pack.DDIMInvert(model=overridden, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
     (plain, _, _), _ = inverted
     assert torch.equal(noise["samples"], plain["samples"])
     inputs = dict(content=case.content, style=case.style, positive=case.positive, steps=3, schedule="ddim")
     assert torch.equal(*(pack.StyleIDSampler(model=each, **inputs)[0]["samples"] for each in (overridden, model)))
+    record_property("beside", ("ComfyUI", "CFGOverride", "composes; left out of an inversion"))

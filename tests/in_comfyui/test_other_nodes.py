@@ -37,13 +37,14 @@ def run(case, inverted, sample_custom):
 # Samplers
 
 
-def test_every_sampler_of_comfyui_is_told_apart(pack_module, model, inverted):
+def test_every_sampler_of_comfyui_is_told_apart(pack_module, model, inverted, record_property):
     """Those that draw noise have a parameter for it; of these only res_multistep's plain form and dpm_fast never use it."""
     (_, _, sigmas), _ = inverted
     adds_noise = pack_module("nodes.samplers").adds_noise
     for name in comfy.samplers.SAMPLER_NAMES:
         expected = any(kind in name for kind in ("ancestral", "sde", "ddpm", "lcm", "seeds", "sa_solver"))
         assert adds_noise(model, 1.0, comfy.samplers.sampler_object(name), sigmas) is expected, name
+        record_property("beside", ("ComfyUI", f"sampler {name}", "refused: adds noise" if expected else "composes"))
 
 
 def churning(model, x, sigmas, **kwargs):
@@ -84,7 +85,7 @@ def test_a_sampler_that_cannot_be_tried_is_told(pack_module, model, inverted, ca
 
 # torch.compile
 
-def test_compiled_models_see_every_change(pack, model, case, inverted, run, injected):
+def test_compiled_models_see_every_change(pack, model, case, inverted, run, injected, record_property):
     """gamma, a plain run and an inversion in turn, as if nothing had been compiled."""
     compiled = model.clone()
     set_torch_compile_wrapper(model=compiled, backend="eager",
@@ -98,18 +99,20 @@ def test_compiled_models_see_every_change(pack, model, case, inverted, run, inje
     _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
     assert len(features.steps) == 2
     torch.compiler.reset()
+    record_property("beside", ("ComfyUI", "TorchCompileModel", "composes; injected and recorded runs are not compiled"))
 
 
 # Caches of model calls
 
 @pytest.mark.parametrize("place", ["auto", "recompute"])
 @pytest.mark.parametrize("cache", [EasyCacheNode, LazyCacheNode])
-def test_an_inversion_leaves_no_step_out(pack, model, case, inverted, cache, place):
+def test_an_inversion_leaves_no_step_out(pack, model, case, inverted, cache, place, record_property):
     cached = first_output(cache.execute(model, 3.0, 0.0, 1.0, False))
     [recording] = pack.CaptureSelfAttention(model=cached, layers="6-11", place=place)
     noise, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
     (plain, content, _), _ = inverted
     assert torch.equal(noise["samples"], plain["samples"]) and features.sigmas == content.sigmas
+    record_property("beside", ("ComfyUI", cache.__name__.removesuffix("Node"), "composes; left out of an inversion"))
 
 
 def test_another_cache_in_an_inversion_is_refused(pack, model, case):
@@ -133,7 +136,7 @@ def hand_on(q, k, v, extra_options, mask=None):
     return v
 
 
-def test_perturbed_attention_in_an_injected_block(pack, model, inverted, paper_attention, run, relative_error):
+def test_perturbed_attention_in_an_injected_block(pack, model, inverted, paper_attention, run, relative_error, record_property):
     """It hands on the picture's own values, and the style of another size fits beside them."""
     (_, content, _), (_, style, _) = inverted
     half = style._replace(steps=[[n[:, :n.shape[1] // 2] for n in step] for step in style.steps])
@@ -145,6 +148,7 @@ def test_perturbed_attention_in_an_injected_block(pack, model, inverted, paper_a
     reference.set_model_attn1_replace(hand_on, "output", 9, 0)
     assert relative_error(run(m), run(reference)) < 1e-4
     assert relative_error(run(m), expected) > 1e-2
+    record_property("beside", ("any", "perturbed attention (PAG) in an injected block", "composes, with the picture's own values"))
 
 
 def test_attention_that_is_replaced_but_not_perturbed(model, inverted, injected, run, relative_error):
@@ -167,7 +171,7 @@ def windows(n, context, value, extra_options):
     return tuple(t.unflatten(1, (4, -1)).flatten(0, 1) for t in (n, context, value))
 
 
-def test_windows_of_attention_are_refused(pack, model, case, injected, run):
+def test_windows_of_attention_are_refused(pack, model, case, injected, run, record_property):
     windowed = model.clone()
     windowed.set_model_attn1_patch(windows)
     with pytest.raises(ValueError, match="cuts the queries of self-attention into tiles"):
@@ -177,6 +181,7 @@ def test_windows_of_attention_are_refused(pack, model, case, injected, run):
         [recording] = pack.CaptureSelfAttention(model=other, layers="6-11")
         with pytest.raises(ValueError, match="cuts self-attention into tiles .* Remove it from the model that is inverted"):
             pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
+    record_property("beside", ("ComfyUI", "HyperTile", "refused: cuts self-attention into tiles"))
 
 
 @pytest.mark.parametrize("place", ["auto", "recompute"])
@@ -228,9 +233,10 @@ def transfer(pack, model, case, sample_custom):
     return run
 
 
-def test_recomputing_with_the_same_lora_hooks(hooked, case, transfer, relative_error):
+def test_recomputing_with_the_same_lora_hooks(hooked, case, transfer, relative_error, record_property):
     assert relative_error(transfer("recompute", hooked, hooked), transfer("auto", hooked, hooked)) < 1e-4
     assert relative_error(transfer("auto", hooked, hooked), transfer("auto", case.positive, case.positive)) > 1e-3
+    record_property("beside", ("ComfyUI", "LoRA hooks of prompts", "compose; place recompute needs the same in inversion and sampling"))
 
 
 @pytest.mark.parametrize("inversion_has_it", [True, False])
@@ -243,7 +249,8 @@ def test_recomputing_with_lora_hooks_on_one_side_is_refused(hooked, case, transf
 
 # Masks and classes
 
-def test_differential_diffusion_is_told_to_have_no_effect(pack, model, case, injected, sample_custom, inverted, caplog):
+def test_differential_diffusion_is_told_to_have_no_effect(pack, model, case, injected, sample_custom, inverted, caplog,
+                                                          record_property):
     (noise, _, sigmas), _ = inverted
     soft = torch.linspace(0, 1, 24).expand(1, 16, 24)
     m = injected(first_output(DifferentialDiffusion.execute(model, 1.0)))
@@ -251,6 +258,7 @@ def test_differential_diffusion_is_told_to_have_no_effect(pack, model, case, inj
     results = [sample_custom(each, case.positive, sigmas[-3:], masked)["samples"] for each in (m, injected(model))]
     assert torch.equal(*results)
     assert "Differential Diffusion has no effect beside the injection: the mask is blended in once, at the end." in caplog.messages
+    record_property("beside", ("ComfyUI", "DifferentialDiffusion", "has no effect, and is told so"))
 
 
 def test_a_unet_whose_class_another_pack_exchanges(pack, case, model, run, injected):

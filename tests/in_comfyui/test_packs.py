@@ -5,6 +5,7 @@ Without that folder, or where a pack is not in it or does not load, its cases ar
 
 import asyncio
 import os
+import re
 from pathlib import Path
 
 import comfy.samplers
@@ -43,6 +44,13 @@ def loaded(pack):
     return load
 
 
+def versioned(name: str) -> str:
+    """A pack with the version that its pyproject.toml tells."""
+    project = PACKS / name / "pyproject.toml"
+    found = re.search(r'^version = "(.+)"', project.read_text(encoding="utf-8"), re.MULTILINE) if project.exists() else None
+    return f"{name} {found[1]}" if found else name
+
+
 def default(kind, options: dict):
     if "default" in options:
         return options["default"]
@@ -75,7 +83,8 @@ MODELS = {
 
 
 @pytest.mark.parametrize("case_of", MODELS, ids=" ".join)
-def test_models_that_others_patch(pack, model, case, loaded, inputs, paper_attention, sample_custom, relative_error, case_of):
+def test_models_that_others_patch(pack, model, case, loaded, inputs, paper_attention, sample_custom, relative_error, case_of,
+                                   record_property):
     folder, name = case_of
     loaded(folder)
     settings, expected = MODELS[case_of]
@@ -86,10 +95,12 @@ def test_models_that_others_patch(pack, model, case, loaded, inputs, paper_atten
     if expected != COMPOSES:
         with pytest.raises(ValueError, match=expected):
             sample_custom(m, case.positive, sigmas, noise, cfg=2.0, negative=negative)
+        record_property("beside", (versioned(folder), name, f"refused: {expected}"))
         return
     reference = paper_attention(other, **features)
     results = [sample_custom(each, case.positive, sigmas, noise, cfg=2.0, negative=negative)["samples"] for each in (m, reference)]
     assert relative_error(*results) < 1e-4
+    record_property("beside", (versioned(folder), name, COMPOSES))
 
 
 SAMPLERS = {
@@ -106,7 +117,7 @@ SAMPLERS = {
 
 
 @pytest.mark.parametrize("case_of", SAMPLERS, ids=" ".join)
-def test_samplers_of_others(pack, model, case, loaded, inputs, paper_attention, relative_error, case_of):
+def test_samplers_of_others(pack, model, case, loaded, inputs, paper_attention, relative_error, case_of, record_property):
     folder, name, *_ = case_of
     loaded(folder)
     wrapped, settings, expected = SAMPLERS[case_of]
@@ -125,15 +136,19 @@ def test_samplers_of_others(pack, model, case, loaded, inputs, paper_attention, 
             sample(m)
     else:
         assert relative_error(sample(m), sample(paper_attention(model, **features))) < 1e-4
+    variant = ", ".join(f"{key} {value:g}" for key, value in settings.items()) or wrapped
+    record_property("beside", (versioned(folder), f"{name} ({variant})" if variant else name, f"{expected}: adds noise"
+                               if expected == REFUSED else COMPOSES))
 
 
 @pytest.mark.parametrize("name", ["ComfyUI_IPAdapter_plus", "ComfyUI-Advanced-ControlNet", "ComfyUI-AnimateDiff-Evolved", "ComfyUI-KJNodes",
                                   "ComfyUI-ppm", "comfyui-prompt-control"])
-def test_packs_whose_models_are_not_here_load_beside_ours(loaded, name):
+def test_packs_whose_models_are_not_here_load_beside_ours(loaded, name, record_property):
     loaded(name)
+    record_property("beside", (versioned(name), "all nodes", "load beside ours (they need models to run)"))
 
 
-def test_a_reference_of_advanced_controlnet(pack, model, case, loaded):
+def test_a_reference_of_advanced_controlnet(pack, model, case, loaded, record_property):
     """Its reference_attn in the inversion and the sampling: kept features have it, and recomputing says that it cannot."""
     loaded("ComfyUI-Advanced-ControlNet")
     control = call("ACN_ReferenceControlNet")
@@ -146,6 +161,7 @@ def test_a_reference_of_advanced_controlnet(pack, model, case, loaded):
     [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", place="recompute")
     with pytest.raises(ValueError, match="place recompute cannot repeat"):
         pack.DDIMInvert(model=recording, latent=case.content, positive=positive, steps=2, schedule="ddim")
+    record_property("beside", (versioned("ComfyUI-Advanced-ControlNet"), "Reference in an inversion", "refused with place recompute"))
 
 
 class EncodesAs:

@@ -62,3 +62,9 @@ def test_without_weights_it_says_what_is_missing(pack, pictures, monkeypatch, tm
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     with pytest.raises(ValueError, match=r"vgg19-dcbb9e9d.pth \(575 MB\) could not be downloaded \(no network\). Put it into"):
         pack.StyleIDScores(content=pictures[0], style=pictures[1], stylized=pictures[2])
+
+
+def test_a_picture_that_is_too_small(pack, hub, pictures):
+    small = [picture[:, :30] for picture in pictures]
+    with pytest.raises(ValueError, match="has 80 x 30 pixels, and the networks need 31 to each side. Give a larger one"):
+        pack.StyleIDScores(**dict(zip(("content", "style", "stylized"), small)))

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 from contextlib import ExitStack, suppress
 
 import aiohttp
@@ -140,11 +141,16 @@ def unlinked(prompt: dict, info: dict) -> bool:
 
 
 def verdict_of(run, control) -> str:
-    """Of an error: raw is what ComfyUI's own nodes, put where ours were, do not say too."""
+    """Of an error: raw is what ComfyUI's own nodes, put where ours were, do not say too, maybe of another batch."""
     if is_refusal(error_of(run)):
         return "refused"
-    same = control and control.status == "error" and error_of(control)[:2] == error_of(run)[:2]
+    same = control and control.status == "error" and without_numbers(control) == without_numbers(run)
     return "host" if same else "raw"
+
+
+def without_numbers(run) -> tuple[str, str]:
+    kind, message, _ = error_of(run)
+    return kind, re.sub(r"\d+", "N", message)
 
 
 def judge_refusal(answer: dict, prompt: dict) -> tuple[str, str]:
