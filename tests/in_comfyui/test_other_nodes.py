@@ -41,10 +41,13 @@ def test_every_sampler_of_comfyui_is_told_apart(pack_module, model, inverted, re
     """Those that draw noise have a parameter for it; of these only res_multistep's plain form and dpm_fast never use it."""
     (_, _, sigmas), _ = inverted
     adds_noise = pack_module("nodes.samplers").adds_noise
+    told = {True: [], False: []}
     for name in comfy.samplers.SAMPLER_NAMES:
         expected = any(kind in name for kind in ("ancestral", "sde", "ddpm", "lcm", "seeds", "sa_solver"))
         assert adds_noise(model, 1.0, comfy.samplers.sampler_object(name), sigmas) is expected, name
-        record_property("beside", ("ComfyUI", f"sampler {name}", "refused: adds noise" if expected else "composes"))
+        told[expected].append(name)
+    record_property("beside", ("ComfyUI", f"samplers {', '.join(told[False])}", "accepted: they add no noise"))
+    record_property("beside", ("ComfyUI", f"samplers {', '.join(told[True])}", "refused: they add noise"))
 
 
 def churning(model, x, sigmas, **kwargs):
@@ -112,7 +115,7 @@ def test_an_inversion_leaves_no_step_out(pack, model, case, inverted, cache, pla
     noise, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
     (plain, content, _), _ = inverted
     assert torch.equal(noise["samples"], plain["samples"]) and features.sigmas == content.sigmas
-    record_property("beside", ("ComfyUI", cache.__name__.removesuffix("Node"), "composes; left out of an inversion"))
+    record_property("beside", ("ComfyUI", cache.__name__.removesuffix("Node"), "left out of an inversion"))
 
 
 def test_another_cache_in_an_inversion_is_refused(pack, model, case):

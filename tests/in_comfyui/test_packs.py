@@ -145,7 +145,7 @@ def test_samplers_of_others(pack, model, case, loaded, inputs, paper_attention, 
                                   "ComfyUI-ppm", "comfyui-prompt-control"])
 def test_packs_whose_models_are_not_here_load_beside_ours(loaded, name, record_property):
     loaded(name)
-    record_property("beside", (versioned(name), "all nodes", "load beside ours (they need models to run)"))
+    record_property("beside", (versioned(name), "all nodes", "load beside ours; not run here"))
 
 
 def test_a_reference_of_advanced_controlnet(pack, model, case, loaded, record_property):
