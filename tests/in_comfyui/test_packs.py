@@ -4,13 +4,13 @@ Without that folder, or where a pack is not in it or does not load, its cases ar
 """
 
 import asyncio
+import importlib
 import os
 import re
 from pathlib import Path
 
 import comfy.samplers
 import pytest
-import server
 import torch
 from comfy.samplers import sampler_object
 
@@ -25,8 +25,10 @@ COMPOSES, REFUSED = "composes", "refused"
 @pytest.fixture(scope="module")
 def loaded(pack):
     """loaded(name): makes sure that ComfyUI has loaded that pack, or skips."""
-    if PACKS and not hasattr(server.PromptServer, "instance"):
-        server.PromptServer(asyncio.new_event_loop())  # many packs register routes
+    if PACKS:
+        prompt_server = importlib.import_module("server").PromptServer
+        if not hasattr(prompt_server, "instance"):
+            prompt_server(asyncio.new_event_loop())  # many packs register routes
     before = {name: nodes.NODE_CLASS_MAPPINGS[name] for name in NODES}
     known = {}
 
