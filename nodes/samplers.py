@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import comfy.model_management
 import torch
 
+from ..styleid_core.ddim import sample_ddim
 from .recording import logger
 
 STOCHASTIC = ("ancestral", "sde", "ddpm", "lcm", "restart", "seeds", "sa_solver")  # parts of names, where only those can be asked
@@ -47,9 +48,9 @@ def function_name(sampler) -> str:
 
 def adds_noise(model, cfg: float, sampler, sigmas: torch.Tensor) -> bool | None:
     """Whether two seeds give two results; None where the sampler asks more of a model than the toy has."""
-    if len(sigmas) < 2:
-        return False
     function = getattr(sampler, "sampler_function", None)
+    if len(sigmas) < 2 or function is sample_ddim:
+        return False
     sigmas = sigmas.float().cpu()
     if getattr(function, "__module__", "").startswith("comfy.") and len(sigmas) > TRIED_SIGMAS:
         sigmas = sigmas[torch.linspace(0, len(sigmas) - 1, TRIED_SIGMAS).round().long()]
