@@ -27,6 +27,10 @@ class Features(NamedTuple):
     steps: list
     latent: Tensor
 
+    def __repr__(self) -> str:
+        """Short: with every error ComfyUI keeps the text of a node's inputs in its history, and tensors have long ones."""
+        return f"Features({len(self.steps)} steps of {len(self.blocks)} blocks, latent {list(self.latent.shape)})"
+
     @property
     def size(self) -> tuple[int, int]:
         return tuple(self.latent.shape[-2:])

@@ -1,5 +1,6 @@
 """Memory of a server over many transfers."""
 
+import json
 import threading
 
 import psutil
@@ -53,3 +54,13 @@ def test_memory_does_not_grow(prompt, run, peak_memory):
         rests.append(round(rest))
     assert max(peaks[3:]) <= 1.02 * max(peaks[:3]), peaks
     assert rests[-1] <= 1.02 * rests[2], rests
+
+
+def test_an_error_does_not_keep_features_as_text(prompt, run):
+    """ComfyUI's history keeps the inputs of a node that fails."""
+    graph = prompt("styleid_nodes")
+    [inject] = find(graph, "InjectStyleKV")
+    inject["layers"] = "3"  # was not captured
+    failed = run(graph)
+    assert failed.messages["execution_error"]["node_type"] == "InjectStyleKV"
+    assert len(json.dumps(failed.messages)) < 10_000

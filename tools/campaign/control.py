@@ -27,7 +27,9 @@ def sigmas_of(name: str) -> str:
 
 def past_us(prompt: dict, value):
     """The link that `value` becomes without our nodes between."""
-    while isinstance(value, list) and len(value) == 2 and str(value[0]) in prompt:
+    for _ in prompt:  # or a circle of nodes would go on for ever
+        if not (isinstance(value, list) and len(value) == 2 and str(value[0]) in prompt):
+            break
         node = prompt[value[0]]
         if node["class_type"] == "DDIMInvert" and value[1] == 2:
             return [sigmas_of(value[0]), 0]
