@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from ..styleid_core.adain import adain
-from .sampling import image_latents, warn_of_mask
+from .sampling import check_numbers, image_latents, warn_of_mask
 
 
 class LatentAdaIN(io.ComfyNode):
@@ -28,6 +28,7 @@ class LatentAdaIN(io.ComfyNode):
     @classmethod
     def execute(cls, content, style, strength=1.0) -> io.NodeOutput:
         warn_of_mask(style, "style")
+        check_numbers(strength=strength)
         z_content, z_style = image_latents(content, style)
         if z_content.shape[1] != z_style.shape[1]:
             raise ValueError(f"The content latent has {z_content.shape[1]} channels and the style latent {z_style.shape[1]}. "

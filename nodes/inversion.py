@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..styleid_core.storage import STORAGES
 from .conditioning import check_inverted, entries_of
 from .recording import PLACES, request_capture
-from .sampling import SCHEDULES, check_channels, image_latent, invert, make_schedule, progress, warn_of_mask
+from .sampling import SCHEDULES, check_channels, check_numbers, image_latent, invert, make_schedule, progress, warn_of_mask
 
 # Wire type of styleid_core.features.Features, which tells its shapes
 FeaturesType = io.Custom("STYLEID_FEATURES")
@@ -77,6 +77,7 @@ class DDIMInvert(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, latent, positive, steps=50, schedule="official", denoise=1.0) -> io.NodeOutput:
+        check_numbers(denoise=denoise)
         samples = image_latent(latent, "input")
         check_channels(model, samples, "input")
         plan = make_schedule(model, schedule, steps, denoise)

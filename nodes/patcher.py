@@ -17,7 +17,7 @@ from .conditioning import check_areas
 from .memory import fits_in_one_batch
 from .recording import KEY, ModelCall, block_address, logger, put_first, replay_all
 from .samplers import check_sampler
-from .sampling import check_prediction
+from .sampling import check_numbers, check_prediction
 from .unet import select_blocks, self_attention_blocks
 
 INJECT_INTO = {"both": ("cond", "uncond"), "cond": ("cond",), "uncond": ("uncond",)}
@@ -36,6 +36,7 @@ class Settings(NamedTuple):
 
 
 def check_settings(settings: Settings) -> Settings:
+    check_numbers(gamma=settings.gamma, temperature=settings.tau, start_percent=settings.start, end_percent=settings.end)
     if settings.start >= settings.end:
         raise ValueError(f"start_percent {settings.start:g} is not below end_percent {settings.end:g}, so nothing would be injected.")
     return settings

@@ -1,5 +1,6 @@
 """Latents in and out, and sampling runs on a ComfyUI MODEL."""
 
+import math
 from itertools import accumulate
 
 import comfy.model_management
@@ -44,6 +45,13 @@ def make_schedule(model, name: str, steps: int, denoise: float = 1.0) -> Schedul
     if len(schedule.evaluated) != total:
         logger.warning("The schedule %s has no grid of %d steps on this model, and takes one of %d.", name, total, len(schedule.evaluated))
     return schedule if denoise == 1 else last_steps(schedule, steps)
+
+
+def check_numbers(**settings: float):
+    """ValueError for a setting that is NaN or infinite, which a prompt can carry past the range of its widget."""
+    for name, value in settings.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name} is {value}, which is no number. Set it to one within its range.")
 
 
 def image_latent(latent: dict, name: str) -> torch.Tensor:

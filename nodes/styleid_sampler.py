@@ -15,6 +15,7 @@ from .sampling import (
     GUIDED_BELOW,
     SCHEDULES,
     check_channels,
+    check_numbers,
     image_latents,
     in_batches,
     invert_both,
@@ -75,6 +76,7 @@ class StyleIDSampler(io.ComfyNode):
     def execute(cls, model, content, style, positive, steps=50, gamma=0.75, temperature=1.5, adain=1.0, layers="6-11",
                 schedule="official", negative=None, cfg=1.0, inversion_positive=None, denoise=1.0,
                 inject_into="both", storage="auto", place="auto", start_percent=0.0, end_percent=1.0) -> io.NodeOutput:
+        check_numbers(adain=adain, cfg=cfg, denoise=denoise)
         z_content, z_style = image_latents(content, style)
         for name, samples in (("content", z_content), ("style", z_style)):
             check_channels(model, samples, name)

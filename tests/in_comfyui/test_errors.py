@@ -272,3 +272,11 @@ def test_features_that_do_not_fit(pack, inputs, monkeypatch):
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 1e5)
     with pytest.raises(ValueError, match=r"features of 3 steps would take 0.000\d+ GB, and only 0.0001 GB of RAM are free. Set storage"):
         pack.StyleIDSampler(**inputs)
+
+
+@pytest.mark.parametrize("name", ["gamma", "temperature", "adain", "denoise", "cfg", "start_percent", "end_percent"])
+def test_settings_that_are_no_number(pack, inputs, calls, name):
+    """A prompt can carry them past the widget's range."""
+    with pytest.raises(ValueError, match=f"{name} is nan, which is no number"):
+        pack.StyleIDSampler(**inputs | {name: float("nan")})
+    assert not calls

@@ -68,3 +68,16 @@ def test_a_picture_that_is_too_small(pack, hub, pictures):
     small = [picture[:, :30] for picture in pictures]
     with pytest.raises(ValueError, match="has 80 x 30 pixels, and the networks need 31 to each side. Give a larger one"):
         pack.StyleIDScores(**dict(zip(("content", "style", "stylized"), small)))
+
+
+def test_transparency_is_left_out(pack, hub, pictures):
+    opaque = [torch.cat((picture, torch.ones_like(picture[..., :1])), -1) for picture in pictures]
+    expected, scores = (pack.StyleIDScores(**dict(zip(("content", "style", "stylized"), each))) for each in (pictures, opaque))
+    assert scores == expected
+
+
+def test_pictures_that_are_none(pack, hub, pictures):
+    content, style, stylized = pictures
+    for broken in (stylized / 0, stylized[..., :1]):
+        with pytest.raises(ValueError, match="The pictures in stylized have NaN, or not the three channels"):
+            pack.StyleIDScores(content=content, style=style, stylized=broken)

@@ -22,6 +22,7 @@ from .outcome import Outcome
 from .values import links
 
 BASE = WORK / "campaign"
+OTHER_PROMPT = "mat1 and mat2 shapes cannot be multiplied"  # what ComfyUI says, with a tip, of a prompt that is another model's
 SECONDS = 300  # for one prompt
 LOOK_AFTER = 25  # cases, after which the server is compared with how it began
 SPARE_TENSORS = 0.02  # share of them that may come and go
@@ -144,6 +145,8 @@ def verdict_of(run, control) -> str:
     """Of an error: raw is what ComfyUI's own nodes, put where ours were, do not say too, maybe of another batch."""
     if is_refusal(error_of(run)):
         return "refused"
+    if error_of(run).message.startswith(OTHER_PROMPT):
+        return "host"
     same = control and control.status == "error" and without_numbers(control) == without_numbers(run)
     return "host" if same else "raw"
 
