@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from ..host import WORK
+from ..host import WORK, end_as_by_ctrl_c
 from .outcome import FAILED, Try, table
 from .progress import Progress
 
@@ -60,6 +60,7 @@ def parse_arguments():
 
 
 def main() -> int:
+    end_as_by_ctrl_c()
     options = parse_arguments()
     seed = random.randrange(10 ** 6) if options.seed is None else options.seed
     parts = options.only or list(PARTS)
