@@ -55,7 +55,7 @@ def check_numbers(**settings: float):
 
 
 def image_latent(latent: dict, name: str) -> torch.Tensor:
-    """The samples (B, C, H, W) of a LATENT that holds a picture; ValueError for another shape, NaN, nothing or only zeros."""
+    """The samples (B, C, H, W) of a LATENT that holds a picture; ValueError for another shape, NaN, only zeros, or a single value."""
     samples = latent["samples"]
     if samples.ndim != 4:
         raise ValueError(f"The {name} latent has shape {list(samples.shape)}, and that of a picture is [batch, channels, height, width]. "
@@ -65,18 +65,17 @@ def image_latent(latent: dict, name: str) -> torch.Tensor:
                          "Start ComfyUI with --fp32-vae, or use another VAE.")
     if not torch.count_nonzero(samples):
         raise ValueError(f"The {name} latent is empty. Connect a picture through VAE Encode.")
+    if samples[0, 0].numel() < 2:
+        raise ValueError(f"The {name} latent is 1x1, and a single value has no deviation. Encode a larger picture.")
     return samples
 
 
 def image_latents(content: dict, style: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """The samples of both LATENTs; ValueError as `image_latent`, or for two that AdaIN cannot match."""
+    """The samples of both LATENTs; ValueError as `image_latent`, or for batches that cannot be paired."""
     z_content, z_style = image_latent(content, "content"), image_latent(style, "style")
     if len(z_content) != len(z_style) and 1 not in (len(z_content), len(z_style)):
         raise ValueError(f"The batch has {len(z_content)} contents and {len(z_style)} styles. "
                          "Give one style for all, or as many as contents.")
-    for name, samples in (("content", z_content), ("style", z_style)):
-        if samples[0, 0].numel() < 2:
-            raise ValueError(f"The {name} latent is 1x1, and a single value has no deviation to match. Encode a larger picture.")
     return z_content, z_style
 
 

@@ -72,6 +72,8 @@ def test_latents_that_adain_cannot_match(pack, inputs, case, shape, message):
         pack.LatentAdaIN(content=case.content, style=style)
     with pytest.raises(ValueError, match="style latent"):
         pack.StyleIDSampler(**inputs | {"style": style})
+    with pytest.raises(ValueError, match="input latent"):
+        pack.DDIMInvert(model=inputs["model"], latent=style, positive=case.positive, steps=2)
 
 
 def test_a_model_that_predicts_nan(pack, model, inputs, case, inverted, sample_custom):
