@@ -116,6 +116,13 @@ def test_an_error_without_a_sentence_is_raw(kind, message, frames, verdict):
         assert server_part.verdict_of(run, run) == "host", "ComfyUI's own nodes say the same"
 
 
+@pytest.mark.parametrize(("inputs", "unlinked"), [({"latent": "text", "steps": 3}, True), ({"latent": ["z", 0], "steps": 3}, False)])
+def test_a_value_in_place_of_a_link_is_no_fault_of_ours(inputs, unlinked):
+    kinds = {"latent": ["LATENT"], "steps": ["INT", {}], "add": ["BOOLEAN", {}], "way": [["a"], {}]}
+    info = {"LatentAdaIN": {"input": {"required": kinds}}}
+    assert server_part.unlinked({"x": {"class_type": "LatentAdaIN", "inputs": inputs | {"add": True, "way": "a"}}}, info) == unlinked
+
+
 @pytest.mark.parametrize("message", ['layers "12": output block 12 has no self-attention.', "cfg 7 compares with a negative, and none is."])
 def test_sentences(message):
     assert is_sentence(message) and not is_sentence(message + "x" * 1000)

@@ -1,9 +1,11 @@
 """python -m tools.campaign: draw faults from a seed until the time is over, then print how every try ended. Called by dev.py campaign."""
 
 import argparse
+import contextlib
 import importlib
 import json
 import random
+import signal
 import sys
 import time
 from pathlib import Path
@@ -22,28 +24,21 @@ def make_part(name: str, seed: int):
     return importlib.import_module(f".{PARTS[name]}", __package__).make_part(seed)
 
 
-def run_part(name: str, seed: int, cases: range, seconds: float) -> list[Try]:
-    """Every case, or those that are begun within `seconds`."""
+def run_part(name: str, seed: int, cases: range, seconds: float, tries: list[Try]):
+    """Add every case to `tries`, or those that are begun within `seconds`; a line of LOG for each."""
     end = time.monotonic() + seconds
-    tries, progress, part = [], Progress(name, end), make_part(name, seed)
     WORK.mkdir(exist_ok=True)
-    log = LOG.open("a", encoding="utf-8")
-    try:
+    progress, failures = Progress(name, end), 0
+    with contextlib.closing(make_part(name, seed)) as part, LOG.open("a", encoding="utf-8") as log:
         for case in cases:
             if time.monotonic() >= end:
                 break
-            done = [Try(name, seed, case, outcome) for outcome in part.attempt(case)]
-            tries += done
-            for t in done:
-                log.write(json.dumps([name, seed, case, *t.outcome]) + "\n")
-            progress.show(case + 1 - cases.start, sum(t.outcome.verdict in FAILED for t in tries))
-    except KeyboardInterrupt:
-        progress.say("stopped")
-    finally:
-        progress.end()
-        part.close()
-        log.close()
-    return tries
+            for outcome in part.attempt(case):
+                tries.append(Try(name, seed, case, outcome))
+                log.write(json.dumps([name, seed, case, *outcome]) + "\n")
+                failures += outcome.verdict in FAILED
+            progress.show(case + 1 - cases.start, failures)
+    progress.end()
 
 
 def parse_arguments():
@@ -66,14 +61,18 @@ def main() -> int:
     parts = options.only or list(PARTS)
     start, tries = time.monotonic(), []
     cases = range(10 ** 9) if options.case is None else range(options.case, options.case + 1)
-    for i, name in enumerate(parts):
-        left = 60 * options.minutes - (time.monotonic() - start)
-        tries += run_part(name, seed, cases, left / (len(parts) - i))
-    seconds = time.monotonic() - start
-    text = f"Seed {seed}, {len(tries)} tries in {seconds / 60:.1f} minutes.\n\n{table(tries)}"
-    print(text)
-    if options.out:
-        options.out.write_text(f"# Campaign\n\n{text}\n", encoding="utf-8")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C, so that no server stays behind
+    try:
+        for i, name in enumerate(parts):
+            left = 60 * options.minutes - (time.monotonic() - start)
+            run_part(name, seed, cases, left / (len(parts) - i), tries)
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+    finally:
+        text = f"Seed {seed}, {len(tries)} tries in {(time.monotonic() - start) / 60:.1f} minutes.\n\n{table(tries)}"
+        print(text)
+        if options.out:
+            options.out.write_text(f"# Campaign\n\n{text}\n", encoding="utf-8")
     return int(any(t.outcome.verdict in FAILED for t in tries))
 
 

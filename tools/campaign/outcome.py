@@ -61,7 +61,7 @@ def failures(tries: list[Try]) -> dict[tuple, list[Try]]:
     for t in tries:
         if t.outcome.verdict in FAILED:
             kind = re.sub(r"\d+|'[^']*'|\"[^\"]*\"|\[.*?\]", "", t.outcome.detail)[:120]
-            groups.setdefault((t.part, t.outcome.verdict, kind), []).append(t)
+            groups.setdefault((t.part, t.outcome.verdict, t.outcome.tried.partition(",")[0], kind), []).append(t)
     return groups
 
 

@@ -16,7 +16,7 @@ from ..host import ROOT, WORK, running_host
 from ..server import link, serve
 from .control import without_us
 from .errors import Error, is_ours, is_refusal, told
-from .graphs import random_prompt
+from .graphs import OURS, random_prompt
 from .networks import write_weights
 from .outcome import Outcome
 from .values import links
@@ -91,9 +91,9 @@ class ServerPart:
     async def judge_error(self, prompt: dict, run) -> tuple[str, str]:
         detail = f"{run.messages['execution_error']['node_type']}: {told(error_of(run))}"
         control = None
-        if unlinked(prompt, self.info):
-            return "host", f"ComfyUI takes a value where only a link makes sense: {detail}"
         if not is_refusal(error_of(run)):
+            if unlinked(prompt, self.info):
+                return "host", f"ComfyUI takes a value where only a link makes sense: {detail}"
             with suppress(RefusedError, asyncio.TimeoutError, aiohttp.ContentTypeError):
                 control = await asyncio.wait_for(run_prompt(self.url, without_us(prompt)), SECONDS)
         return verdict_of(run, control), detail
@@ -136,9 +136,9 @@ def error_of(run) -> Error:
 
 
 def unlinked(prompt: dict, info: dict) -> bool:
-    """Whether some input that takes a link has none, which no frontend can send."""
+    """Whether some input of ours that takes a link has none, which no frontend can send."""
     return any(name in node["inputs"] and not isinstance(node["inputs"][name], list)
-               for node in prompt.values() for name in links(info[node["class_type"]]))
+               for node in prompt.values() if node["class_type"] in OURS for name in links(info[node["class_type"]]))
 
 
 def verdict_of(run, control) -> str:

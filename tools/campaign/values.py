@@ -62,4 +62,5 @@ def inputs_of(rng: random.Random, info: dict, wild: float) -> dict:
 
 def links(info: dict) -> set[str]:
     """Names of a node's inputs that take a link only."""
-    return {*info["input"].get("required", {}), *info["input"].get("optional", {})} - set(widgets(info))
+    inputs = info["input"].get("required", {}) | info["input"].get("optional", {})
+    return {name for name, (kind, *_) in inputs.items() if isinstance(kind, str) and kind not in (*NUMBERS_AND_TEXT, "BOOLEAN", "COMBO")}
