@@ -5,7 +5,6 @@ import contextlib
 import importlib
 import json
 import random
-import signal
 import sys
 import time
 from pathlib import Path
@@ -61,7 +60,6 @@ def main() -> int:
     parts = options.only or list(PARTS)
     start, tries = time.monotonic(), []
     cases = range(10 ** 9) if options.case is None else range(options.case, options.case + 1)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C, so that no server stays behind
     try:
         for i, name in enumerate(parts):
             left = 60 * options.minutes - (time.monotonic() - start)
