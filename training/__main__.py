@@ -32,7 +32,7 @@ def parse_arguments():
     parser.add_argument("--weights", type=Path, metavar="DIR", help="AlexNet for LPIPS, as python -m benchmarks.registry_weights DIR "
                         "writes it (default: torch hub's, 244 MB)")
     parser.add_argument("--autoencoder-steps", type=int, default=10000)
-    parser.add_argument("--decoder-steps", type=int, default=2600)
+    parser.add_argument("--decoder-steps", type=int, default=2450)
     parser.add_argument("--unet-steps", type=int, default=11500)
     parser.add_argument("--decoder-only", action="store_true", help="train the shipped decoder on; the encoder and the UNet stay")
     parser.add_argument("--seed", type=int, default=0)

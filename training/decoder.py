@@ -14,9 +14,10 @@ from .autoencoder import BATCH, CROP, SHORT_SIDES, prepare
 from .loop import Task
 from .pictures import load_pictures, load_squares, random_crops, to_float
 
-LPIPS_WEIGHT = 0.7
+LPIPS_SHARE = 0.9  # of the loss; the rest is absolute error, which holds the colours
 LPIPS_STRIDE = 4  # of AlexNet's first convolution; it would leave a grid if it saw every crop from the same corner
 STROKES_IN_BATCH = 1
+AVERAGE_DECAY = 0.99  # a longer average of so short a training would still hold some of the blur
 
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of each pair of pictures (B, 3, H, W) in 0..1
 
@@ -38,12 +39,12 @@ def decoder_task(autoencoder: torch.nn.Sequential, training: list[Path], strokes
             restored = decoder(z + noise).float()
         top, left = torch.randint(LPIPS_STRIDE, (2,), generator=generator).tolist()
         distance = lpips(restored[..., top:, left:], x[..., top:, left:]).mean()
-        return (restored - x).abs().mean() + LPIPS_WEIGHT * distance
+        return (1 - LPIPS_SHARE) * (restored - x).abs().mean() + LPIPS_SHARE * distance
 
     def validate(decoder):
         return restoration(torch.nn.Sequential(encoder, decoder), test, lpips, device)["lpips"]
 
-    return Task("decoder", decoder, loss, validate)
+    return Task("decoder", decoder, loss, validate, AVERAGE_DECAY)
 
 
 def restoration(autoencoder: torch.nn.Sequential, pictures: torch.Tensor, lpips: Distance, device: torch.device) -> dict[str, float]:

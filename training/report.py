@@ -100,7 +100,7 @@ inverting and restyling a picture, not for making one from nothing.
   prediction on SD 1.x's schedule, loss weighted by min-SNR with 5. The attention has heads of 16 channels. Its prompts are one fixed
   token each: the empty prompt, a photograph, a western painting, a chinese painting.
 
-Weights are the exponential moving average (0.999), stored in float16.
+Weights are the exponential moving average (0.999, of the decoder 0.99), stored in float16.
 
 ## Training
 
