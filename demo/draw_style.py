@@ -59,12 +59,15 @@ STYLES = {
 STEPS = 14
 
 
-def random_style(rng: numpy.random.Generator) -> Style:
-    """Any field, colours, and strokes from dots to ribbons: for training, so that strokes are nothing new to the model."""
+def random_style(rng: numpy.random.Generator, narrowest: tuple[int, int] = (1, 8)) -> Style:
+    """Any field, colours, and strokes from dots to ribbons: for training, so that strokes are nothing new to the model.
+
+    Widths begin at one of the range `narrowest`, in pixels, and vary by up to 5.
+    """
     field = [swirling, wavy, straight(rng.uniform(-90, 90)), straight(rng.uniform(-90, 90))][rng.integers(4)]
     ground = rng.uniform(0, 255, 3) + rng.normal(0, rng.uniform(15, 60), (5, 3))
     lights = rng.uniform(0, 255, 3) + rng.normal(0, 25, (3, 3))
-    narrow = int(rng.integers(1, 8))
+    narrow = int(rng.integers(*narrowest))
     colours = [[tuple(int(c) for c in colour) for colour in numpy.clip(table, 0, 255)] for table in (ground, lights)]
     length = 0.002 if rng.random() < 0.15 else rng.uniform(0.03, 0.1)
     return Style(field, *colours, int(60000 / (narrow + 4)), length, (narrow, narrow + int(rng.integers(2, 7))), rng.uniform(4, 20))

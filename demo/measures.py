@@ -32,6 +32,15 @@ def saturation(x: torch.Tensor) -> torch.Tensor:
     return ((highest - x.amin(1)) / highest.clamp(min=1 / 255)).mean((1, 2))
 
 
+def fine_energy(x: torch.Tensor) -> torch.Tensor:
+    """Power at more than a quarter of Nyquist's frequency, under a Hann window."""
+    height, width = x.shape[-2:]
+    window = torch.hann_window(height)[:, None] * torch.hann_window(width)
+    spectrum = torch.fft.fft2((x - x.mean((2, 3), keepdim=True)) * window.to(x))
+    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)).to(x)  # cycles for each pixel: Nyquist's is 1/2
+    return (spectrum.abs().square() * (frequency > 1 / 8)).sum((1, 2, 3))
+
+
 def texture_distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Distance of the Gram matrices of oriented edge filters, blind to colour and contrast."""
     return (gram(filtered(a)) - gram(filtered(b))).flatten(1).norm(dim=1)

@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 WARM_UP = 200
 COOL_DOWN = 0.25  # of all steps; the rate is constant before, so that a run can go on with more steps than first planned
-AVERAGE_DECAY = 0.999
 
 
 class Task(NamedTuple):
@@ -21,6 +20,7 @@ class Task(NamedTuple):
     network: torch.nn.Module
     loss: Callable[[torch.nn.Module, torch.Generator], torch.Tensor]
     validate: Callable[[torch.nn.Module], float]
+    average_decay: float = 0.999
 
 
 def rate_factor(step: int, steps: int) -> float:
@@ -35,7 +35,7 @@ def train(task: Task, folder: Path, steps: int, learning_rate: float, seed: int,
     """
     checkpoint = folder / f"{task.name}.pt"
     network = task.network.to(device).requires_grad_(True)
-    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE_DECAY))
+    average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(task.average_decay))
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
     first, rows, seconds = 0, [], 0.0
     if checkpoint.exists():

@@ -22,13 +22,13 @@ def find_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
     return [path for i, path in enumerate(usable) if i % HELD_BACK], usable[::HELD_BACK]
 
 
-def draw_pictures(folder: Path, count: int, seed: int) -> list[Path]:
-    """Drawn styles at random, written to `folder` unless they are there."""
+def draw_pictures(folder: Path, count: int, seed: int, narrowest: tuple[int, int] = (1, 8)) -> list[Path]:
+    """Drawn styles at random, with strokes as `random_style` has them, written to `folder` unless they are there."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{i:03}.jpg" for i in range(count)]
     for i, path in enumerate(tqdm(paths, "Drawing", leave=False)):
         if not path.exists():
-            draw(random_style(numpy.random.default_rng([seed, i])), seed=i).save(path, quality=95)
+            draw(random_style(numpy.random.default_rng([seed, i]), narrowest), seed=i).save(path, quality=95)
     return paths
 
 
@@ -43,6 +43,11 @@ def load_picture(path: Path, short_side: int, multiple: int = 8) -> torch.Tensor
 
 def load_pictures(paths: list[Path], short_sides: tuple[int, ...]) -> list[torch.Tensor]:
     return [load_picture(path, side) for side in short_sides for path in tqdm(paths, f"Loading at {side} pixels", leave=False)]
+
+
+def load_squares(paths: list[Path], side: int) -> torch.Tensor:
+    """The middle squares as uint8 (B, 3, side, side)."""
+    return torch.stack([centre_crop(picture, side) for picture in load_pictures(paths, (side,))])
 
 
 def to_float(pictures: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from demo.styleid_demo.unet import PROMPTS, TRAINED_UNET, load_unet, prompt_toke
 
 from .autoencoder import encode_all
 from .loop import Task
-from .pictures import centre_crop, load_pictures, random_crops
+from .pictures import load_pictures, load_squares, random_crops
 
 SHORT_SIDES = (160, 256, 384)
 BATCHES = ((16, 32), (16, 32), (16, 32), (32, 8))  # (latent side, batch), in turn: the larger teaches attention over more tokens
@@ -41,7 +41,7 @@ def fingerprint(network: torch.nn.Module) -> float:
 
 def unet_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Path], folder: Path, seed: int, device: torch.device) -> Task:
     latents, labels = training_latents(encoder, training, folder, device)
-    test = torch.stack(encode_all(encoder, [centre_crop(x, 256) for x in load_pictures(held_back, (256,))], device))
+    test = torch.stack(encode_all(encoder, load_squares(held_back, 256), device))
 
     patcher = load_unet(seed, output_gain=0.0, unet_config=TRAINED_UNET)
     alphas = alphas_cumprod(patcher.model.model_sampling).to(device)

@@ -1,13 +1,25 @@
-"""The training loop on a network of one layer, and which pictures are held back."""
+"""The training loop on a network of one layer, the decoder's stage on one picture, and which pictures are held back."""
 
 import csv
+import shutil
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+import tools.in_process  # noqa: F401
+
+# isort: split
+from demo.draw_style import STYLES, draw
+from demo.measures import fine_energy
+from demo.styleid_demo.unet import WEIGHTS, load_trained_unet
+from styleid_core.evaluation.networks import load_lpips
+from training.autoencoder import shipped_autoencoder
+from training.decoder import decoder_task, restoration
 from training.loop import Task, train
-from training.pictures import find_pictures, random_crops
+from training.pictures import find_pictures, load_squares, random_crops
+from training.report import write_report
 
 TARGET = torch.tensor([[1.0, -2.0]])
 
@@ -65,3 +77,38 @@ def test_crops_come_from_pictures_that_are_large_enough():
     pictures = [torch.zeros(3, 8, 40), torch.ones(3, 20, 30)]
     crops, chosen = random_crops(pictures, 16, 16, torch.Generator().manual_seed(0))
     assert crops.shape == (16, 3, 16, 16) and chosen.eq(1).all() and crops.eq(1).all()
+
+
+def test_the_decoder_alone_is_trained_and_reported(tmp_path, weights):
+    pictures, run, folder, device = tmp_path / "pictures", tmp_path / "run", tmp_path / "weights", torch.device("cpu")
+    for path in (pictures, run):
+        path.mkdir()
+    picture = pictures / "embers.jpg"
+    draw(STYLES["embers"]).save(picture)
+    shutil.copytree(WEIGHTS, folder)
+    (folder / "decoder.csv").unlink(missing_ok=True)
+    lpips = load_lpips(weights, device).call
+
+    def trained(steps):
+        task = decoder_task(shipped_autoencoder(), [picture], [picture], [picture], lpips, device)
+        return train(task, run, steps, 1e-3, 0, device, every=1)
+
+    trained(1)
+    autoencoder = torch.nn.Sequential(shipped_autoencoder()[0], trained(3))
+    facts = dict(found=1, drawn=0, strokes=1, held_back=1, seed=0, **restoration(autoencoder, load_squares([picture], 256), lpips, device))
+    write_report(autoencoder, load_trained_unet().model.diffusion_model, run, folder, facts, device, pictures)
+
+    shipped, saved = (load_file(path / "autoencoder.safetensors") for path in (WEIGHTS, folder))
+    assert saved.keys() == shipped.keys()
+    assert {name.split(".")[0] for name in shipped if not torch.equal(saved[name], shipped[name])} == {"taesd_decoder"}
+    for name in ("autoencoder.csv", "unet.csv", "unet.safetensors"):
+        assert (folder / name).read_bytes() == (WEIGHTS / name).read_bytes()
+    assert [row["step"] for row in csv.DictReader((folder / "decoder.csv").open())] == ["1", "2", "3"]
+    assert "--decoder-steps 3 --unet-steps" in (folder / "README.md").read_text()
+
+
+def test_fine_energy_is_power_above_a_quarter_of_nyquists_frequency():
+    x = torch.arange(256.0)
+    coarse, fine = (torch.sin(2 * torch.pi * x / period).expand(1, 3, 256, 256) for period in (16, 4))
+    assert fine_energy(coarse) < 1e-6 * fine_energy(fine)
+    assert torch.allclose(fine_energy(coarse + 0.5 * fine), 0.25 * fine_energy(fine), rtol=1e-4)
