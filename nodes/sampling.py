@@ -65,6 +65,8 @@ def image_latent(latent: dict, name: str) -> torch.Tensor:
                          "Start ComfyUI with --fp32-vae, or use another VAE.")
     if not torch.count_nonzero(samples):
         raise ValueError(f"The {name} latent is empty. Connect a picture through VAE Encode.")
+    if not torch.isfinite(latent.get("noise_mask", samples)).all():
+        raise ValueError(f"The mask of the {name} latent contains NaN. Connect another mask, or none.")
     if samples[0, 0].numel() < 2:
         raise ValueError(f"The {name} latent is 1x1, and a single value has no deviation. Encode a larger picture.")
     return samples

@@ -42,8 +42,9 @@ class StyleIDScores(io.ComfyNode):
         except MissingError as error:
             raise ValueError(f"StyleID Scores: {error}") from error
         for name, pictures in (("content", content), ("style", style), ("stylized", stylized)):
-            if pictures.shape[-1] < 3 or not pictures.isfinite().all():
-                raise ValueError(f"The pictures in {name} have NaN, or not the three channels of a colour picture. Connect others.")
+            if not pictures.numel() or pictures.shape[-1] < 3 or not pictures.isfinite().all():
+                raise ValueError(f"The pictures in {name} have NaN, or not the three channels of a colour picture, or there are none. "
+                                 "Connect others.")
         content, style, stylized = (pictures[..., :3] for pictures in (content, style, stylized))  # a fourth is transparency
         stylized = stylized.movedim(-1, 1)
         height, width = stylized.shape[-2:]

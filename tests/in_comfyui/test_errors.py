@@ -270,6 +270,18 @@ def test_guidance_without_a_negative(pack, inputs):
         pack.StyleIDSampler(**inputs | {"cfg": 7.0})
 
 
+def test_injection_into_a_side_that_the_sampler_will_not_evaluate(pack, inputs, calls):
+    with pytest.raises(ValueError, match="inject_into is uncond, and at cfg 1 the negative prompt is not evaluated.* Raise cfg above 1"):
+        pack.StyleIDSampler(**inputs | {"inject_into": "uncond"})
+    assert not calls
+
+
+def test_a_mask_of_nan(pack, inputs, case, calls):
+    with pytest.raises(ValueError, match="mask of the content latent contains NaN"):
+        pack.StyleIDSampler(**inputs | {"content": case.content | {"noise_mask": torch.full((1, 16, 24), torch.nan)}})
+    assert not calls
+
+
 def test_features_that_do_not_fit(pack, inputs, monkeypatch):
     monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 1e5)
     with pytest.raises(ValueError, match=r"features of 3 steps would take 0.000\d+ GB, and only 0.0001 GB of RAM are free. Set storage"):

@@ -78,6 +78,6 @@ def test_transparency_is_left_out(pack, hub, pictures):
 
 def test_pictures_that_are_none(pack, hub, pictures):
     content, style, stylized = pictures
-    for broken in (stylized / 0, stylized[..., :1]):
+    for broken in (stylized / 0, stylized[..., :1], stylized[:0]):
         with pytest.raises(ValueError, match="The pictures in stylized have NaN, or not the three channels"):
             pack.StyleIDScores(content=content, style=style, stylized=broken)
