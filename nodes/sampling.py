@@ -51,7 +51,7 @@ def check_numbers(**settings: float):
     """ValueError for a setting that is NaN or infinite, which a prompt can carry past the range of its widget."""
     for name, value in settings.items():
         if not math.isfinite(value):
-            raise ValueError(f"{name} is {value}, which is no number. Set it to one within its range.")
+            raise ValueError(f"The setting {name} is {value}, which is no number. Set it to one within its range.")
 
 
 def image_latent(latent: dict, name: str) -> torch.Tensor:

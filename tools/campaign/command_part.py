@@ -153,7 +153,7 @@ def judge(tried: str, command: list[str], place: Path) -> Outcome:
     if "Traceback (most recent call last)" in out + errors:
         return Outcome(tried, "raw", f"{last} ({shown})")
     if process.returncode:
-        told = re.search(r"error: \S+ \S+", last)
+        told = any(re.search(r"error: \S+ \S+", line) for line in lines)  # below it, what was left out and why
         return Outcome(tried, "refused" if told else "raw", f"{last} ({shown})")
     return Outcome(tried, *judge_report(place / "report.json", shown))
 
