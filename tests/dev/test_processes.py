@@ -23,10 +23,16 @@ sys.exit(dev.main())
 """
 
 
+def hear_hangups():
+    """Also where these tests run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals that a program could act on")
 @pytest.mark.parametrize(("command", "said", "name"), [("demo", "Starting ComfyUI", "SIGHUP"), ("serve", "Open http", "SIGTERM")])
 def test_the_server_ends_with_dev(tmp_path, command, said, name):
-    process = subprocess.Popen([sys.executable, "-c", DEV, tmp_path, command], cwd=ROOT, text=True, stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", DEV, tmp_path, command], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                               preexec_fn=hear_hangups)
     assert any(said in line for line in process.stdout)
     children = psutil.Process(process.pid).children(recursive=True)
     assert any("main.py" in argument for child in children for argument in child.cmdline())
