@@ -1,8 +1,6 @@
 """What other nodes do to a model call, as the injection and the recording have to know it."""
 
-import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from uuid import UUID
 
 import torch
@@ -39,8 +37,3 @@ def with_own_values(replace: Callable, tokens: int) -> Callable:
         return own if out is style else out
 
     return attn1_replace
-
-
-def uncompiled() -> AbstractContextManager:
-    """Without torch.compile, whose graph of a run would go on without the patches of the next, or with those of the last."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()

@@ -12,7 +12,8 @@ from ..styleid_core.attention import mix_query_input
 from ..styleid_core.blocks import Block, quote
 from ..styleid_core.features import Features, Reader, nearest_step, repeat_batch
 from ..styleid_core.storage import map_tensors, restore
-from .company import frames_of, hook_references, sides_of, uncompiled, with_own_values
+from .company import frames_of, hook_references, sides_of, with_own_values
+from .compilation import call, own_graphs
 from .conditioning import check_areas
 from .memory import fits_in_one_batch
 from .recording import KEY, ModelCall, block_address, logger, put_first, replay_all
@@ -72,7 +73,8 @@ class Injection:
         self.sigma, self.features = 0.0, []  # as read or computed again for the last sigma
         self.current: dict[Block, tuple[torch.Tensor, torch.Tensor]] = {}
         self.replaced: set[Block] = set()  # those of `current` whose attention is another node's
-        self.blocks: set[Block] = set()
+        self.reached: dict[Block, bool] = dict.fromkeys(content.blocks, False)
+        self.call, self.gamma, self.tau = call, settings.gamma, settings.tau
         self.sigmas: set[float] = set()
 
     def is_injected(self, sigma: float, index: int, uuid: UUID) -> bool:
@@ -100,7 +102,7 @@ class Injection:
         if sigma is not None:
             self.load(executor, sigma, x, transformer_options)
             transformer_options = self.beside_replacements(transformer_options)
-        output = executor(x, timesteps, context, y, control, transformer_options, **kwargs)
+        output = self.call(executor, x, timesteps, context, y, control, transformer_options, **kwargs)
         self.current, self.replaced = {}, set()
         return output
 
@@ -119,6 +121,8 @@ class Injection:
         content, style = ({block: repeat_batch(taken(restore(n, x), frames), len(x)) for block, n in features.items()}
                           for features in self.features)
         self.current = {block: (content[block], style[block]) for block in content}
+        if self.call is not call:  # a graph takes numbers for constants, and tensors for inputs
+            self.gamma, self.tau = torch.tensor(self.settings.gamma).to(x), torch.tensor(self.settings.tau, device=x.device)
         self.sigmas.add(sigma)
 
     def beside_replacements(self, transformer_options: dict) -> dict:
@@ -153,9 +157,9 @@ class Injection:
             raise ValueError(f"The self-attention of output block {block[1]} works on {list(n.shape)} (batch, tokens, channels), "
                              f"which does not fit content_features {list(n_content.shape)} and style_features {list(n_style.shape)}. "
                              "Capture them with the model that samples, without nodes that shrink the picture inside the UNet.")
-        self.blocks.add(block)
+        self.reached[block] = True
         context = torch.cat((n, n_style), 1) if block in self.replaced else n_style
-        return mix_query_input(n, n_content, self.settings.gamma, self.settings.tau), context, context
+        return mix_query_input(n, n_content, self.gamma, self.tau), context, context
 
     def last_attn1_patch(self, n, context, value, extra_options):
         block = block_address(extra_options)
@@ -190,18 +194,19 @@ def inject_style(model, content: Features, style: Features, settings: Settings):
         run_options["transformer_options"]["patches"]["attn1_patch"].append(injection.last_attn1_patch)
         add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, injection.model_call, run_options, is_model_options=True)
         # A copy: uni_pc writes into its sigmas, which on a CPU are those that ComfyUI keeps for the next run.
-        with uncompiled():
+        with own_graphs(run_options, run_options["transformer_options"]["wrappers"]) as injection.call:
             output = executor(noise, latent_image, sampler, sigmas.clone(), None, *args, **kwargs)
         check_prediction(output)
-        if not injection.blocks:
+        blocks = [block for block, reached in injection.reached.items() if reached]
+        if not blocks:
             if settings.inject_into == "uncond" and not injection.sigmas:
                 raise ValueError("No style was injected: inject_into is uncond, and without cfg the negative prompt is not evaluated. "
                                  "Raise cfg above 1, or inject into both.")
             raise ValueError(f"No style was injected: the sampler called the model at {len(injection.sigmas)} of {len(sigmas)} sigmas and "
                              "reached none of the captured blocks. Give it two sigmas or more, and remove nodes that replace the UNet.")
-        numbers = ", ".join(map(str, sorted({number for _, number, _ in injection.blocks})))
+        numbers = ", ".join(map(str, sorted({number for _, number, _ in blocks})))
         logger.info("Injected style into %d self-attentions (output blocks %s) at %d steps.",
-                    len(injection.blocks), numbers, len(injection.sigmas))
+                    len(blocks), numbers, len(injection.sigmas))
         return output if denoise_mask is None else keep_outside(denoise_mask, output, content.latent)
 
     m = model.clone()

@@ -2,7 +2,6 @@
 
 import logging
 import weakref
-from collections.abc import Callable
 from itertools import product
 from types import MappingProxyType
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from ..styleid_core.blocks import Block
 from ..styleid_core.features import Features
 from ..styleid_core.storage import map_tensors, move, store
 from .company import STEP_CACHES, hook_references
+from .compilation import call
 from .unet import select_blocks
 
 KEY = "styleid"
@@ -71,12 +71,12 @@ def requested_capture(model) -> CaptureRequest:
     return model.model_options["transformer_options"].get(CAPTURE, CaptureRequest([], "auto", "auto"))
 
 
-def capturing(blocks: list[Block], keep: Callable[[Block, torch.Tensor], None]):
-    """An attn1_patch that changes nothing and hands the input of each of `blocks` to `keep`."""
+def capturing(blocks: list[Block], seen: dict[Block, torch.Tensor]):
+    """An attn1_patch that changes nothing and puts the input of each of `blocks` into `seen`."""
     def attn1_patch(n, context, value, extra_options):
         block = block_address(extra_options)
         if block in blocks:
-            keep(block, n)
+            seen[block] = n
         return n, context, value
 
     return attn1_patch
@@ -90,6 +90,8 @@ class Recorder:
         self.request, self.latent, self.device, self.reserved = request, latent, device, reserved
         self.sigmas: list[float] = []
         self.steps: list = []
+        self.call = call  # or compiled
+        self.seen: dict[Block, torch.Tensor] = {}  # in the model call at hand
 
     def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
         self.reserved = None  # MODEL is loaded by now, and left room for the features
@@ -105,12 +107,16 @@ class Recorder:
             arguments = map_tensors(lambda tensor: move(tensor, RAM), [x, timesteps, context, y, control, kwargs])
             options = {name: value for name, value in transformer_options.items() if name not in OF_ONE_RUN}
             self.steps.append(ModelCall(*arguments, MappingProxyType(options), self.model, hook_references(self.patcher())))
-        else:
-            self.steps.append({})
-        return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
-
-    def keep(self, block: Block, n: torch.Tensor):
-        self.steps[-1][block] = store(n, self.request.storage, self.device)
+        output = self.call(executor, x, timesteps, context, y, control, transformer_options, **kwargs)
+        if self.request.place != "recompute":
+            if self.seen.keys() != set(self.request.blocks):
+                raise ValueError("The inversion did not reach all of the chosen blocks: another node leaves parts of the UNet out. "
+                                 "Remove it from the model that is inverted.")
+            # What is compiled into CUDA graphs, the next call would write its own n into.
+            seen = self.seen if self.call is call else {block: n.clone() for block, n in self.seen.items()}
+            self.steps.append([store(seen[block], self.request.storage, self.device) for block in self.request.blocks])
+            self.seen.clear()
+        return output
 
     def last_attn1_patch(self, n, context, value, extra_options):
         if block_address(extra_options) in self.request.blocks and not len(n) == len(context) == len(self.latent):
@@ -124,8 +130,7 @@ class Recorder:
         if blocks and len(self.sigmas) != steps:
             raise ValueError(f"The inversion called the model at {len(self.sigmas)} of {steps} steps: another node left the others out, as "
                              "caches of model calls do. Remove it from the model that is inverted.")
-        kept = self.steps if self.request.place == "recompute" else [[step[block] for block in blocks] for step in self.steps]
-        return Features(self.sigmas, blocks, kept, self.latent)
+        return Features(self.sigmas, blocks, self.steps, self.latent)
 
 
 def record(model, latent: torch.Tensor, device: torch.device, reserved: torch.Tensor | None = None) -> tuple:
@@ -147,7 +152,7 @@ def record(model, latent: torch.Tensor, device: torch.device, reserved: torch.Te
     if request.blocks:
         m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)
         if request.place != "recompute":
-            put_first(capturing(request.blocks, recorder.keep), m.model_options["transformer_options"])
+            put_first(capturing(request.blocks, recorder.seen), m.model_options["transformer_options"])
             m.set_model_attn1_patch(recorder.last_attn1_patch)
     return m, recorder
 
@@ -156,7 +161,7 @@ def replay(executor, call: ModelCall, blocks: list[Block], device: torch.device,
     """{block: n (batch, tokens, channels)} of making `call` of the UNet again inside another, whose `executor` and `options` are given."""
     features = {}
     options = {name: options[name] for name in ("sigmas", "sample_sigmas") if name in options} | call.options
-    put_first(capturing(blocks, features.__setitem__), options)
+    put_first(capturing(blocks, features), options)
     *arguments, kwargs = map_tensors(lambda tensor: move(tensor, device), list(call[:6]))
     # Past the other wrappers, which watch the sampling and not this.
     executor.original(*arguments, options, **kwargs)

@@ -1,6 +1,7 @@
 """Latents in and out, and sampling runs on a ComfyUI MODEL."""
 
 import math
+from contextlib import nullcontext
 from itertools import accumulate
 
 import comfy.model_management
@@ -13,7 +14,7 @@ import torch
 from ..styleid_core.ddim import sample_ddim_inversion, vp_scale
 from ..styleid_core.features import Features, split_batch
 from ..styleid_core.schedules import Schedule, check_falling, ddim_schedule, last_steps, official_schedule
-from .company import uncompiled
+from .compilation import call, own_graphs
 from .memory import fits_in_one_batch, make_room
 from .recording import logger, record, requested_capture
 from .unet import check_unet
@@ -144,7 +145,7 @@ def invert(model, positive, samples: torch.Tensor, schedule: Schedule, callback)
     m, recorder = record(model, samples, *make_room(model, requested_capture(model), list(samples.shape), steps))
     sampler = comfy.samplers.KSAMPLER(sample_ddim_inversion, {"evaluated": schedule.evaluated, "sigma_data": schedule.sigma_data})
     start = rescale(model, samples, vp_scale(schedule.inversion[0], schedule.sigma_data))
-    with uncompiled():
+    with own_graphs(m.model_options, m.wrappers) if recorder.request.blocks else nullcontext(call) as recorder.call:
         x = run_sampler(m, positive, start, sampler, schedule.inversion, callback)
     noise = rescale(model, x, vp_scale(schedule.sampling[0], schedule.sigma_data) / vp_scale(schedule.inversion[-1], schedule.sigma_data))
     return noise, recorder.features(steps)

@@ -25,7 +25,7 @@ def free_port() -> int:
 
 def unused_port(text: str) -> int:
     if not (text.isdecimal() and 1 <= int(text) <= 65535):
-        raise HostError(f"--port {text} should be a whole number from 1 to 65535. Leave it out to take a free one.")
+        raise HostError(f'--port "{text}" should be a whole number from 1 to 65535. Leave it out to take a free one.')
     port = int(text)
     with socket.socket() as s:
         if s.connect_ex(("127.0.0.1", port)) == 0:

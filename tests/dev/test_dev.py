@@ -51,7 +51,7 @@ def test_a_busy_port():
 @pytest.mark.parametrize("port", ["99999", "0", "-1", "abc", "8188.0"])
 def test_no_port(port):
     assert dev("serve", f"--port={port}") == (
-        1, f"error: --port {port} should be a whole number from 1 to 65535. Leave it out to take a free one.")
+        1, f'error: --port "{port}" should be a whole number from 1 to 65535. Leave it out to take a free one.')
 
 
 @pytest.fixture

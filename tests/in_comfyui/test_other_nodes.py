@@ -88,21 +88,38 @@ def test_a_sampler_that_cannot_be_tried_is_told(pack_module, model, inverted, ca
 
 # torch.compile
 
-def test_compiled_models_see_every_change(pack, model, case, inverted, run, injected, record_property):
-    """gamma, a plain run and an inversion in turn, as if nothing had been compiled."""
+def test_compiled_models_see_every_change(pack, model, case, inverted, run, record_property):
+    """gamma, plain runs and inversions in turn give what they do uncompiled, and each is compiled once."""
+    graphs = []
+
+    def backend(graph, inputs, **options):
+        graphs.append(graph)
+        return graph.forward
+
     compiled = model.clone()
-    set_torch_compile_wrapper(model=compiled, backend="eager",
+    set_torch_compile_wrapper(model=compiled, backend=backend,
                               options={"guard_filter_fn": lambda entries: ["transformer_options" not in entry.name for entry in entries]})
     (_, content, _), (_, style, _) = inverted
-    for gamma in (0.6, None, 0.0, 0.6):
-        def styled(base, gamma=gamma):
-            return base if gamma is None else pack.InjectStyleKV(model=base, content_features=content, style_features=style, gamma=gamma)[0]
-        torch.testing.assert_close(run(styled(compiled), 2), run(styled(model), 2), rtol=1e-5, atol=1e-5)
-    [recording] = pack.CaptureSelfAttention(model=compiled, layers="9")
-    _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
-    assert len(features.steps) == 2
+
+    def inject(base, gamma):
+        return pack.InjectStyleKV(model=base, content_features=content, style_features=style, gamma=gamma)[0]
+
+    def inversion(base, latent):
+        [recording] = pack.CaptureSelfAttention(model=base, layers="9")
+        noise, features, _ = pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=2, schedule="ddim")
+        return noise["samples"], features.steps
+
+    made = []
+    for gamma in (0.6, None, 0.0, 0.6, 0.3, None):
+        results = (run(base if gamma is None else inject(base, gamma), 2) for base in (compiled, model))
+        torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+        made.append(len(graphs))
+    for latent in (case.content, case.style):
+        torch.testing.assert_close(inversion(compiled, latent), inversion(model, latent), rtol=1e-5, atol=1e-5)
+        made.append(len(graphs))
     torch.compiler.reset()
-    record_property("beside", ("ComfyUI", "TorchCompileModel", "composes; injected and recorded runs are not compiled"))
+    assert made == [1, 2, 2, 2, 2, 2, 3, 3]
+    record_property("beside", ("ComfyUI", "TorchCompileModel", "composes; injected and recorded runs have compiled graphs of their own"))
 
 
 # Caches of model calls
