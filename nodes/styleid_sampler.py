@@ -85,8 +85,8 @@ class StyleIDSampler(io.ComfyNode):
             raise ValueError(f"cfg {cfg:g} compares with a negative prompt, and none is connected. Connect negative, or set cfg to 1.")
 
         if inject_into == "uncond" and cfg == 1:
-            raise ValueError("The setting inject_into is uncond, and at cfg 1 the negative prompt is not evaluated, so nothing would be injected. "
-                             "Raise cfg above 1, or inject into both.")
+            raise ValueError("The setting inject_into is uncond, and at cfg 1 the negative prompt is not evaluated, so nothing "
+                             "would be injected. Raise cfg above 1, or inject into both.")
 
         settings = check_settings(Settings(gamma, temperature, inject_into, start_percent, end_percent))
         injected = bool(layers.strip())

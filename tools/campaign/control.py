@@ -1,4 +1,4 @@
-"""The control of a prompt: ComfyUI's own nodes in place of the pack's, to see what they do alone."""
+"""Whether an error has to do with us: ComfyUI's own nodes in place of the pack's, to see what they do alone."""
 
 from .graphs import OURS
 
@@ -19,6 +19,16 @@ def without_us(prompt: dict) -> dict:
             control[sigmas_of(name)] = {"class_type": "BasicScheduler", "inputs": dict(
                 model=inputs["model"], scheduler="ddim_uniform", steps=2, denoise=1.0)}
     return control
+
+
+def behind_us(prompt: dict, name: str) -> bool:
+    """Whether the node `name` is one of ours, or is given what one of ours has made."""
+    seen, new = set(), {name}
+    while new:
+        seen |= new
+        links = (value for node in new for value in prompt[node]["inputs"].values() if isinstance(value, list) and value)
+        new = {str(name) for name, *_ in links} & prompt.keys() - seen
+    return any(prompt[node]["class_type"] in OURS for node in seen)
 
 
 def sigmas_of(name: str) -> str:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from ..client import RefusedError, free, object_info, run_prompt
 from ..host import ROOT, WORK, running_host
 from ..server import link, serve
-from .control import without_us
+from .control import behind_us, without_us
 from .errors import Error, is_ours, is_refusal, told
 from .graphs import OURS, random_prompt
 from .networks import write_weights
@@ -89,9 +89,12 @@ class ServerPart:
         return await running
 
     async def judge_error(self, prompt: dict, run) -> tuple[str, str]:
-        detail = f"{run.messages['execution_error']['node_type']}: {told(error_of(run))}"
+        failed = run.messages["execution_error"]
+        detail = f"{failed['node_type']}: {told(error_of(run))}"
         control = None
         if not is_refusal(error_of(run)):
+            if not behind_us(prompt, failed["node_id"]):
+                return "host", detail
             if unlinked(prompt, self.info):
                 return "host", f"ComfyUI takes a value where only a link makes sense: {detail}"
             with suppress(RefusedError, asyncio.TimeoutError, aiohttp.ContentTypeError):

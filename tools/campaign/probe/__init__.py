@@ -19,7 +19,7 @@ class CampaignLatent:
         "noise": lambda z: z,
         "zeros": lambda z: z * 0,
         "constant": lambda z: z * 0 + 1,
-        "nan": lambda z: z.index_fill(-1, torch.tensor([0]), float("nan")),
+        "nan": lambda z: z.where(torch.arange(z.shape[-1]) > 0, float("nan")),
         "infinite": lambda z: z / 0,
         "huge": lambda z: z * 1e6,
         "half": lambda z: z.half(),
