@@ -6,7 +6,12 @@ import logging
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
-from .nodes import adain, injection, inversion, styleid_sampler
+from .nodes.capture_self_attention import CaptureSelfAttention
+from .nodes.ddim_invert import DDIMInvert
+from .nodes.inject_style_kv import InjectStyleKV
+from .nodes.latent_adain import LatentAdaIN
+from .nodes.styleid_options import StyleIDOptions
+from .nodes.styleid_sampler import StyleIDSampler
 
 WEB_DIRECTORY = "web"  # the help panel's pages
 
@@ -14,7 +19,7 @@ WEB_DIRECTORY = "web"  # the help panel's pages
 def scores() -> list[type[io.ComfyNode]]:
     """StyleID Scores, unless torchvision cannot be loaded (RuntimeError: it belongs to another torch): the others do without."""
     try:
-        return importlib.import_module(".nodes.scores", __name__).NODES
+        return [importlib.import_module(".nodes.styleid_scores", __name__).StyleIDScores]
     except (ImportError, OSError, RuntimeError) as error:
         logging.getLogger("styleid").warning("The node StyleID Scores is not there: %s", error)
         return []
@@ -23,7 +28,7 @@ def scores() -> list[type[io.ComfyNode]]:
 class StyleIDExtension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [*inversion.NODES, *adain.NODES, *injection.NODES, *styleid_sampler.NODES, *scores()]
+        return [StyleIDSampler, StyleIDOptions, CaptureSelfAttention, DDIMInvert, LatentAdaIN, InjectStyleKV, *scores()]
 
 
 async def comfy_entrypoint() -> StyleIDExtension:

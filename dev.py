@@ -13,6 +13,7 @@ from tools.host import NEWEST, RELEASES, ROOT, WORK, Host, HostError, child, end
 from tools.server import serve, unused_port
 
 BASE = WORK / "base"
+IMAGES = ROOT / "tools" / "demo" / "images"
 COMPANY = [f"tests/in_comfyui/test_{name}.py" for name in ("company", "frames", "guiders", "other_nodes", "packs")]
 
 
@@ -26,7 +27,7 @@ def demo(options) -> int:
     for name in ("port", "checkpoint"):
         if value := getattr(options, name):
             arguments += [f"--{name}", value]
-    return module(host_of(options), "demo.run", *arguments)
+    return module(host_of(options), "tools.demo.run", *arguments)
 
 
 def module(host: Host, name: str, *arguments) -> int:
@@ -44,24 +45,25 @@ def test(options) -> int:
         if options.company:
             os.environ["STYLEID_COMPANY_PAGE"] = str(ROOT / "docs" / "company.md")
     lint = module(host, "ruff", "check", ".")
-    failed = module(host, "pytest", *(COMPANY if options.company else ()), *options.rest) or lint
+    which = () if options.all else ("-m", "not slow")
+    failed = module(host, "pytest", *which, *(COMPANY if options.company else ()), *options.rest) or lint
     return module(host, "tools.campaign") or failed if options.all else failed
 
 
 def figures(options) -> int:
-    return module(host_of(options), "demo.figures")
+    return module(host_of(options), "tools.demo.figures")
 
 
 def train(options) -> int:
-    return module(host_of(options), "training", *options.rest)
+    return module(host_of(options), "tools.training", *options.rest)
 
 
 def evaluate(options) -> int:
-    return module(host_of(options), "evaluation", *options.rest)
+    return module(host_of(options), "tools.protocol", *options.rest)
 
 
 def bench(options) -> int:
-    return module(host_of(options), "benchmarks.speed", *options.rest)
+    return module(host_of(options), "tools.bench.speed", *options.rest)
 
 
 def campaign(options) -> int:
@@ -90,23 +92,23 @@ def parse_arguments():
     server.add_argument("--port", type=unused_port, help="default: a free one")
     server.add_argument("--checkpoint", type=checkpoint_file, metavar="FILE", help="an SD 1.x checkpoint (default: a small built-in model)")
 
-    command = commands.add_parser("demo", parents=[host, server], help="stylise one picture and put the result side by side in demo/")
-    command.add_argument("--content", type=existing_file, metavar="IMAGE", default=ROOT / "demo" / "images" / "content.jpg")
-    command.add_argument("--style", type=existing_file, metavar="IMAGE", default=ROOT / "demo" / "images" / "style.jpg")
+    command = commands.add_parser("demo", parents=[host, server], help="stylize one picture and put it side by side in output/")
+    command.add_argument("--content", type=existing_file, metavar="IMAGE", default=IMAGES / "content.jpg")
+    command.add_argument("--style", type=existing_file, metavar="IMAGE", default=IMAGES / "style.jpg")
     command.set_defaults(command=demo)
     command = commands.add_parser("test", parents=[host], help="lint, then all tests; further arguments go to pytest")
     command.add_argument("--gpu", action="store_true", help="run the tests in ComfyUI on the GPU, with those that need one")
     command.add_argument("--packs", type=existing_folder, metavar="DIR", help="packs of others, to test beside this one")
     command.add_argument("--company", action="store_true", help="only the tests beside other nodes; with --packs it writes docs/company.md")
-    command.add_argument("--all", action="store_true", help="then the campaign, for five minutes")
+    command.add_argument("--all", action="store_true", help="also what takes long, and the campaign for five minutes")
     command.set_defaults(command=test)
     command = commands.add_parser("serve", parents=[host, server], help="the same ComfyUI with its web page")
     command.set_defaults(command=look)
     command = commands.add_parser("figures", parents=[host], help="draw the pictures of the README from the built-in model")
     command.set_defaults(command=figures)
-    command = commands.add_parser("train", parents=[host], help="train the built-in model: --images DIR, and what python -m training knows")
+    command = commands.add_parser("train", parents=[host], help="train the built-in model: --images DIR ...")
     command.set_defaults(command=train)
-    command = commands.add_parser("evaluate", parents=[host], help="stylise and measure all pairs: --content DIR --style DIR --out DIR ...")
+    command = commands.add_parser("evaluate", parents=[host], help="stylize and measure all pairs: --content DIR --style DIR --out DIR ...")
     command.set_defaults(command=evaluate)
     command = commands.add_parser("bench", parents=[host], help="measure time and memory beside the bare model calls")
     command.set_defaults(command=bench)

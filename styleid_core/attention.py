@@ -11,7 +11,7 @@ from torch import Tensor
 def mix_query_input(n_cs: Tensor, n_content: Tensor, gamma: float, tau: float) -> Tensor:
     """tau * (gamma * n_content + (1 - gamma) * n_cs), shapes (B, tokens, channels).
 
-    `gamma` is the query preservation (0: the stylised image's own queries, 1: the content's), `tau` the attention
+    `gamma` is the query preservation (0: the stylized image's own queries, 1: the content's), `tau` the attention
     temperature: a factor on the queries is the same factor on the attention logits.
     """
     return tau * n_cs.lerp(n_content, gamma)

@@ -7,14 +7,6 @@ from torch import Tensor
 from tqdm.auto import trange
 
 
-def vp_scale(sigma: Tensor, sigma_data: float = 1.0) -> Tensor:
-    """sqrt(1 + (sigma / sigma_data)^2), the factor from z (variance preserving) to x (variance exploding).
-
-    `sigma_data` is the deviation of the data that the model assumes: 1, but 0.5 in EDM (Karras et al., arXiv 2206.00364).
-    """
-    return (1 + (sigma / sigma_data) ** 2) ** 0.5
-
-
 def predict_eps(model, x: Tensor, sigma: Tensor, extra_args: dict) -> tuple[Tensor, Tensor]:
     """(eps, denoised), both like x (B, C, H, W), of a `model(x, sigmas, **extra_args)` that returns denoised."""
     denoised = model(x, sigma * x.new_ones([x.shape[0]]), **extra_args)
@@ -31,15 +23,15 @@ def sample_ddim(model, x, sigmas, extra_args=None, callback=None, disable=None):
     return x
 
 
-def sample_ddim_inversion(model, x, sigmas, extra_args=None, callback=None, disable=None, *, evaluated, sigma_data=1.0):
+def sample_ddim_inversion(model, x, sigmas, extra_args=None, callback=None, disable=None, *, evaluated, path):
     """DDIM inversion from x at sigmas[0] up to sigmas[-1]; sigmas (N + 1,) ascending.
 
-    Step i evaluates the model at evaluated[i] (N,), with z unchanged; see `Schedule` and `vp_scale`. The callback gets x after its step.
+    Step i evaluates the model at evaluated[i] (N,), with z unchanged along `path`: see `Schedule` and `paths`. The callback gets x
+    after its step.
     """
     evaluated = evaluated.to(sigmas)
     for i in trange(len(sigmas) - 1, disable=disable):
-        x_evaluated = x * (vp_scale(evaluated[i], sigma_data) / vp_scale(sigmas[i], sigma_data))
-        eps, denoised = predict_eps(model, x_evaluated, evaluated[i], extra_args or {})
+        eps, denoised = predict_eps(model, path.carried(x, sigmas[i], evaluated[i]), evaluated[i], extra_args or {})
         x = x + eps * (sigmas[i + 1] - sigmas[i])
         if callback is not None:
             callback({"x": x, "i": i, "sigma": sigmas[i + 1], "sigma_hat": evaluated[i], "denoised": denoised})

@@ -11,25 +11,33 @@ from .blocks import Block
 from .storage import Int8, map_tensors, move
 
 
+class Kept(NamedTuple):
+    """steps[i][k]: n (batch, tokens, channels) of the k-th block at the i-th sigma of `Features`, as `storage.store` keeps it."""
+    steps: list[list]
+
+    def only(self, indices: list[int]) -> "Kept":
+        """Of the blocks with these indices."""
+        return Kept([[step[k] for k in indices] for step in self.steps])
+
+
 class Features(NamedTuple):
     """Inputs n of self-attention (LayerNorm outputs), one per inversion step and block.
 
     sigmas  S floats            the sigma the model was evaluated at on each step
     blocks  K blocks            which self-attentions were captured; none when nothing was asked for
-    steps   S lists of K        steps[i][k]: (batch, tokens, channels) of blocks[k] at sigmas[i], as `storage.store` keeps it;
-                                or S of what the host computes such lists from again
+    source  a named tuple       what gives the inputs of a step: `Kept`, or what the host computes them from again
     latent  (batch, C, H, W)    what was inverted
 
     Lists and tuples all through, because ComfyUI's memory-pressure cache counts tensors only inside those.
     """
     sigmas: list[float]
     blocks: list[Block]
-    steps: list
+    source: tuple
     latent: Tensor
 
     def __repr__(self) -> str:
         """Short: with every error ComfyUI keeps the text of a node's inputs in its history, and tensors have long ones."""
-        return f"Features({len(self.steps)} steps of {len(self.blocks)} blocks, latent {list(self.latent.shape)})"
+        return f"Features({len(self.sigmas)} steps of {len(self.blocks)} blocks, latent {list(self.latent.shape)})"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -40,10 +48,15 @@ class Features(NamedTuple):
         return len(self.latent)
 
 
+def only_blocks(features: Features, blocks: list[Block]) -> Features:
+    """Those of `blocks`, all of which were captured; no tensor is copied."""
+    return features._replace(blocks=blocks, source=features.source.only([features.blocks.index(block) for block in blocks]))
+
+
 def nearest_step(features: Features, sigma: float) -> int:
     """Index of the captured step whose sigma is nearest on a log scale.
 
-    Raises ValueError when it is more than 1.5 times further than that step is from its own neighbours: below or above
+    Raises ValueError when it is more than 1.5 times further than that step is from its own neighbors: below or above
     what was captured.
     """
     captured = [math.log(s) for s in features.sigmas]
@@ -53,12 +66,12 @@ def nearest_step(features: Features, sigma: float) -> int:
     if abs(captured[step] - target) > max(1.5 * spacing, 1e-3):
         raise ValueError(f"No features were captured near sigma {sigma:.4g}: the inversion covered "
                          f"{min(features.sigmas):.4g} to {max(features.sigmas):.4g} in {len(captured)} steps. "
-                         "Sample with the SIGMAS output of DDIMInvert, or use the same steps and scheduler for both.")
+                         "Sample with the sigmas of DDIM Invert, or use the same steps and scheduler for both.")
     return step
 
 
 class Reader:
-    """Brings features to `device` (a torch.device) step by step, and while one is in use, ahead of time the one that follows.
+    """Brings `Kept` features to `device` (a torch.device) step by step, and while one is in use, ahead of time the one that follows.
 
     A sampling goes down the sigmas that the inversion went up, so step i - 1 is what follows step i. Into a GPU the copy runs on a
     stream of its own beside the computation. Of other steps nothing is held.
@@ -86,15 +99,14 @@ class Reader:
     def fetch(self, step: int) -> tuple:
         """(the step on its way to the device, the event that it is there or None)."""
         with torch.cuda.stream(self.stream) if self.stream else nullcontext():
-            kept = map_tensors(lambda tensor: move(tensor, self.device), self.features.steps[step])
+            kept = map_tensors(lambda tensor: move(tensor, self.device), self.features.source.steps[step])
             return kept, self.stream.record_event() if self.stream else None
 
 
 def split_batch(features: Features, first: int) -> tuple[Features, Features]:
     """The features of the `first` images of a batch, and those of the others; no tensor is copied."""
     def part(images: slice) -> Features:
-        steps = map_tensors(lambda tensor: tensor[images], features.steps)
-        return features._replace(steps=steps, latent=features.latent[images])
+        return features._replace(source=map_tensors(lambda tensor: tensor[images], features.source), latent=features.latent[images])
 
     return part(slice(None, first)), part(slice(first, None))
 

@@ -12,12 +12,10 @@ class Schedule(NamedTuple):
     inversion  (N + 1,)  ascending: x goes from inversion[0], where the clean latent is put, to inversion[-1]
     evaluated  (N,)      the sigma the model is evaluated at on each inversion step: features are kept under these
     sampling   (M + 1,)  descending, for any sampler: starts from the inverted latent, ends at the clean one
-    sigma_data           see `ddim.vp_scale`
     """
     inversion: Tensor
     evaluated: Tensor
     sampling: Tensor
-    sigma_data: float = 1.0
 
 
 def official_schedule(sigmas: Tensor, steps: int) -> Schedule:

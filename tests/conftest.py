@@ -12,15 +12,12 @@ import numpy
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-from torchvision.models import alexnet, vgg19
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Last, because nodes/ here would otherwise hide ComfyUI's nodes.py.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT] + [str(ROOT)]
 
-from styleid_core.evaluation.networks import ALEXNET, INCEPTION, VGG19  # noqa: E402
 from tools.host import end_as_by_ctrl_c, running_host  # noqa: E402
 from tools.server import serve  # noqa: E402
 
@@ -28,11 +25,6 @@ torch.set_num_threads(2)
 
 parity_errors = pytest.StashKey[list[tuple[str, float, float]]]()
 measured_values = pytest.StashKey[list[tuple[str, float, str]]]()
-
-
-@pytest.fixture(scope="session")
-def relative_error():
-    return lambda a, b: ((a - b).norm() / b.norm()).item()
 
 
 def recipe(name: str, shape: torch.Size) -> torch.Tensor:
@@ -47,19 +39,22 @@ def recipe(name: str, shape: torch.Size) -> torch.Tensor:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory):
     """A folder of the metrics' networks in their real layouts with seeded weights, as torch hub keeps them."""
+    inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    models, networks = (pytest.importorskip(name) for name in ("torchvision.models", "styleid_core.metrics.networks"))
     folder = tmp_path_factory.mktemp("hub") / "checkpoints"
     folder.mkdir()
     with torch.device("meta"):
-        shapes = {name: parameter.shape for name, parameter in vgg19().features[:12].state_dict().items()}
-    torch.save({f"features.{name}": recipe(f"features.{name}", shape) for name, shape in shapes.items()}, folder / VGG19.name)
+        shapes = {name: parameter.shape for name, parameter in models.vgg19().features[:12].state_dict().items()}
+    torch.save({f"features.{name}": recipe(f"features.{name}", shape) for name, shape in shapes.items()}, folder / networks.VGG19.name)
     torch.manual_seed(0)
-    torch.save({f"features.{name}": value for name, value in alexnet().features.state_dict().items()}, folder / ALEXNET.name)
+    trunk = models.alexnet().features.state_dict()
+    torch.save({f"features.{name}": value for name, value in trunk.items()}, folder / networks.ALEXNET.name)
 
-    class Untrained(FeatureExtractorInceptionV3):
+    class Untrained(inception.FeatureExtractorInceptionV3):
         def load_state_dict(self, state):
             pass
 
-    torch.save(Untrained("", ["2048"], str(folder / ALEXNET.name)).state_dict(), folder / INCEPTION.name)
+    torch.save(Untrained("", ["2048"], str(folder / networks.ALEXNET.name)).state_dict(), folder / networks.INCEPTION.name)
     return folder
 
 
@@ -68,7 +63,7 @@ def server(tmp_path_factory):
     base = tmp_path_factory.mktemp("comfyui")
     with serve(running_host(), base) as running:
         for name in ("content", "style"):
-            shutil.copyfile(ROOT / "demo" / "images" / f"{name}.jpg", base / "input" / f"styleid_{name}.jpg")
+            shutil.copyfile(ROOT / "tools" / "demo" / "images" / f"{name}.jpg", base / "input" / f"styleid_{name}.jpg")
         write_lora(base / "models" / "loras" / "style_lora.safetensors")
         yield running
 
@@ -83,12 +78,12 @@ def write_lora(path: Path):
 
 
 @pytest.fixture
-def assert_parity(request, relative_error):
+def assert_parity(request):
     """assert_parity(name, value, expected, limit): holds a value to a golden one and adds a line to the table at the end."""
     errors = request.config.stash.setdefault(parity_errors, [])
 
     def check(name, value, expected, limit):
-        error = relative_error(value, expected)
+        error = ((value - expected).norm() / expected.norm()).item()
         errors.append((name, error, limit))
         assert error <= limit, f"{name}: relative error {error:.2e} is above {limit:.0e}"
 

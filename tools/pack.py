@@ -8,7 +8,9 @@ import nodes
 
 from .host import ROOT
 
-NODES = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDScores"]
+NODES = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDScores"]
+OPTIONS = ("negative", "cfg", "cfg_max_sigma", "inversion_positive", "denoise", "inject_into", "start_percent", "end_percent",
+           "feature_dtype", "feature_device")
 
 
 def load_pack(folder: Path = ROOT) -> SimpleNamespace:
@@ -19,3 +21,11 @@ def load_pack(folder: Path = ROOT) -> SimpleNamespace:
         return lambda **inputs: nodes.NODE_CLASS_MAPPINGS[name].execute(**inputs).result
 
     return SimpleNamespace(**{name: node(name) for name in NODES})
+
+
+def stylize(pack: SimpleNamespace, **inputs) -> dict:
+    """LATENT of StyleIDSampler; what is an input of StyleIDOptions comes through that node."""
+    options = {name: inputs.pop(name) for name in OPTIONS if name in inputs}
+    if options:
+        [inputs["options"]] = pack.StyleIDOptions(**options)
+    return pack.StyleIDSampler(**inputs)[0]

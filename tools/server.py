@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from .host import ROOT, Host, HostError, child, run, say
 
 START_SECONDS = 300
+EXAMPLE = "example.png"  # that ComfyUI comes with, and the example graphs begin with
 
 
 def free_port() -> int:
@@ -69,9 +71,10 @@ def serve(host: Host, base: Path, port: int | None = None, checkpoint: Path | No
     """Run ComfyUI on the folder `base` with this pack and the demo model, and stop it at the end."""
     port = port or free_port()
     link(ROOT, base / "custom_nodes" / "styleid")
-    link(ROOT / "demo" / "styleid_demo", base / "custom_nodes" / "styleid_demo")
+    link(ROOT / "tools" / "miniature", base / "custom_nodes" / "styleid_demo")
     for folder in ("user", "input"):
         (base / folder).mkdir(exist_ok=True)
+    shutil.copyfile(host.comfyui / "input" / EXAMPLE, base / "input" / EXAMPLE)
     url, log = f"http://127.0.0.1:{port}", base / "server.log"
     parts = command(host, base, port, checkpoint)
     with open(log, "w") as output, child(parts, cwd=host.comfyui, stdout=output, stderr=subprocess.STDOUT) as process:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from styleid_core.ddim import sample_ddim, sample_ddim_inversion, vp_scale
+from styleid_core.ddim import sample_ddim, sample_ddim_inversion
+from styleid_core.paths import Diffusion, vp_scale
 from styleid_core.schedules import ddim_schedule, last_steps, official_schedule
 
 ALPHAS = (1 - torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
@@ -60,7 +61,7 @@ def test_official_inversion_and_sampling_are_ddim_in_z():
     for t, t_next in zip(grid, [*grid[1:], 999]):
         z = ddim_step(z, toy_eps(z, t), t, t_next)
     x0 = z0 * vp_scale(schedule.inversion[0])
-    x = sample_ddim_inversion(toy_model, x0, schedule.inversion, disable=True, evaluated=schedule.evaluated)
+    x = sample_ddim_inversion(toy_model, x0, schedule.inversion, disable=True, evaluated=schedule.evaluated, path=Diffusion())
     torch.testing.assert_close(x / vp_scale(schedule.inversion[-1]), z)
 
     start = z
@@ -80,7 +81,7 @@ def test_ddim_inversion_evaluates_the_sampled_sigmas_with_z_unchanged():
         eps = toy_eps(z, t)
         z = ALPHAS[t].sqrt() * (z - (1 - a_before).sqrt() * eps) / a_before.sqrt() + (1 - ALPHAS[t]).sqrt() * eps
         a_before = ALPHAS[t]
-    x = sample_ddim_inversion(toy_model, z0, schedule.inversion, disable=True, evaluated=schedule.evaluated)
+    x = sample_ddim_inversion(toy_model, z0, schedule.inversion, disable=True, evaluated=schedule.evaluated, path=Diffusion())
     torch.testing.assert_close(x / vp_scale(schedule.inversion[-1]), z)
 
 
@@ -92,12 +93,13 @@ def test_ddim_schedule_gives_the_picture_back(steps, limit):
 
     z = 0.8 * torch.randn(1, 4, 32, 32, dtype=torch.float64)
     schedule = ddim_schedule(torch.cat([SIGMAS[1::1000 // steps].flip(0), torch.zeros(1)]))
-    noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated)
+    noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated, path=Diffusion())
     error = (sample_ddim(model, noise, schedule.sampling, disable=True) - z).norm() / z.norm()
     assert error < limit
 
     lower_ends = schedule.inversion[1:-1]
-    noise = sample_ddim_inversion(model, z * vp_scale(lower_ends[0]), schedule.inversion[1:], disable=True, evaluated=lower_ends)
+    noise = sample_ddim_inversion(model, z * vp_scale(lower_ends[0]), schedule.inversion[1:], disable=True,
+                                  evaluated=lower_ends, path=Diffusion())
     worse = (sample_ddim(model, noise, schedule.sampling, disable=True) - z).norm() / z.norm()
     assert worse > 4 * error
 
@@ -111,7 +113,7 @@ def test_edm_data_has_a_deviation_of_its_own():
     schedule = ddim_schedule(torch.cat([torch.logspace(1.9, -2.7, 50, dtype=torch.float64), torch.zeros(1)]))
     errors = []
     for sigma_data in (0.5, 1.0):
-        noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated, sigma_data=sigma_data)
+        noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated, path=Diffusion(sigma_data))
         errors.append((sample_ddim(model, noise, schedule.sampling, disable=True) - z).norm() / z.norm())
     assert errors[0] < 0.05 and errors[1] > 3 * errors[0]
 

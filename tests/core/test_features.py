@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from styleid_core.features import Features, Reader, nearest_step, repeat_batch, split_batch
+from styleid_core.features import Features, Kept, Reader, nearest_step, repeat_batch, split_batch
 from styleid_core.storage import restore, store
 
 BLOCK = ("output", 6, 0)
 CPU = torch.device("cpu")
-FEATURES = Features([0.1, 1.0, 10.0], [BLOCK], [[torch.full((1, 4, 8), float(i))] for i in range(3)], torch.zeros(1, 4, 2, 2))
+FEATURES = Features([0.1, 1.0, 10.0], [BLOCK], Kept([[torch.full((1, 4, 8), float(i))] for i in range(3)]), torch.zeros(1, 4, 2, 2))
 
 
 @pytest.mark.parametrize(("sigma", "step"), [(0.1, 0), (0.3, 0), (0.4, 1), (1.001, 1), (9.0, 2), (14.6, 2), (0.03, 0)])
@@ -22,7 +22,7 @@ def test_far_outside_of_what_was_captured_is_refused(sigma):
 
 
 def test_a_single_captured_step_serves_only_itself():
-    single = FEATURES._replace(sigmas=[1.0], steps=FEATURES.steps[1:2])
+    single = FEATURES._replace(sigmas=[1.0], source=Kept(FEATURES.source.steps[1:2]))
     assert nearest_step(single, 1.0) == 0
     with pytest.raises(ValueError, match="in 1 steps"):
         nearest_step(single, 1.1)
@@ -46,10 +46,10 @@ def test_reading_in_any_order_holds_at_most_two_steps(order):
 @pytest.mark.parametrize("storage", ["auto", "int8"])
 def test_a_batch_is_split_without_copies(storage):
     n = store(torch.randn(3, 4, 8), storage, CPU)
-    whole = FEATURES._replace(sigmas=[1.0], steps=[[n]], latent=torch.randn(3, 4, 2, 2))
+    whole = FEATURES._replace(sigmas=[1.0], source=Kept([[n]]), latent=torch.randn(3, 4, 2, 2))
     parts = split_batch(whole, 1)
     assert [part.batch for part in parts] == [1, 2] and [part.latent.shape[0] for part in parts] == [1, 2]
     like = torch.empty(0)
-    assert torch.equal(torch.cat([restore(part.steps[0][0], like) for part in parts]), restore(n, like))
-    values = [kept if storage == "auto" else kept.values for kept in (n, parts[1].steps[0][0])]
+    assert torch.equal(torch.cat([restore(part.source.steps[0][0], like) for part in parts]), restore(n, like))
+    values = [kept if storage == "auto" else kept.values for kept in (n, parts[1].source.steps[0][0])]
     assert values[0].untyped_storage().data_ptr() == values[1].untyped_storage().data_ptr()

@@ -6,15 +6,15 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from demo import run
+from tools.demo import run
 from tools.files import checkpoint_file
-from tools.host import HostError
+from tools.host import ROOT, HostError
 
-IMAGES = run.DEMO / "images"
+IMAGES = ROOT / "tools" / "demo" / "images"
 
 
 def test_of_an_animation_the_first_frame_is_taken(tmp_path, capsys):
-    frames = [Image.new("RGB", (40, 30), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (40, 30), color) for color in ("red", "blue")]
     for name in ("moving.gif", "moving.webp"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True)
         picture = run.first_frame(tmp_path / name)
@@ -23,8 +23,8 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path, capsys):
 
 
 def test_sixteen_bits_keep_the_highest_eight(tmp_path):
-    Image.fromarray(numpy.full((8, 8), 0x8012, numpy.uint16)).save(tmp_path / "grey.png")
-    assert run.first_frame(tmp_path / "grey.png").getpixel((0, 0)) == (0x80, 0x80, 0x80)
+    Image.fromarray(numpy.full((8, 8), 0x8012, numpy.uint16)).save(tmp_path / "gray.png")
+    assert run.first_frame(tmp_path / "gray.png").getpixel((0, 0)) == (0x80, 0x80, 0x80)
 
 
 def demo(tmp_path, capsys, content):
@@ -43,7 +43,7 @@ def test_no_picture(tmp_path, capsys):
 def test_no_place_for_the_results(tmp_path, capsys, monkeypatch):
     file = tmp_path / "file"
     file.touch()
-    monkeypatch.setattr(run, "DEMO", file)
+    monkeypatch.setattr(run, "OUTPUT", file)
     assert demo(tmp_path, capsys, IMAGES / "content.jpg") == (1, f"error: Pictures cannot be written to the folder {file}: File exists.")
 
 

@@ -1,9 +1,12 @@
 """What a user sees who runs dev.py and something is missing: one sentence and exit status 1."""
 
+import functools
+import http.server
 import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -97,6 +100,21 @@ def test_a_set_up_after_a_killed_one_waits_for_what_that_left_running(empty_work
     with pytest.raises(host.HostError, match="ComfyUI could not be downloaded"):
         host.prepare()
     assert "Waiting for its end" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere PyPI has no torch with CUDA")
+@pytest.mark.parametrize(("gpu", "folder", "taken"), [(False, "torch", True), (True, "torch", False), (False, "other", False)])
+def test_torch_is_the_cpus_where_nothing_else_is_needed(tmp_path, monkeypatch, gpu, folder, taken):
+    """A GPU is told by its driver's nvidia-smi; the index is asked, and done without where it does not answer."""
+    (tmp_path / folder).mkdir()
+    (tmp_path / "nvidia-smi").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path) if gpu else "")
+    serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), serve) as index:
+        threading.Thread(target=index.serve_forever, daemon=True).start()
+        monkeypatch.setattr(host, "CPU_INDEX", f"http://127.0.0.1:{index.server_port}")
+        assert host.torch_source() == (["--extra-index-url", host.CPU_INDEX] if taken else [])
+        index.shutdown()
 
 
 def test_the_commands_need_nothing_but_python():

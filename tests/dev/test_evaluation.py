@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from evaluation.__main__ import main
-from evaluation.plots import draw_plots
-from evaluation.protocol import Pair, Results, Setting, all_pairs
-from evaluation.report import read_row, write_csv, write_markdown
-from evaluation.servers import Queue
 from tools.host import HostError
+from tools.protocol.__main__ import main
+from tools.protocol.method import Pair, Results, Setting, all_pairs
+from tools.protocol.plots import draw_plots
+from tools.protocol.report import read_row, write_csv, write_markdown
+from tools.protocol.servers import Queue
 
 SETTINGS = [Setting(gamma, temperature) for gamma in (0.3, 0.75) for temperature in (1.0, 1.5)]
 

@@ -1,6 +1,8 @@
 """What the registry ships: packed by its own tool, unzipped, loaded by ComfyUI and used."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.host import running_host
+from tools.host import NEWEST, running_host
 
 ROOT = Path(__file__).resolve().parents[2]
 TRANSFER = """
@@ -16,7 +18,7 @@ import sys
 import tools.in_process
 import nodes, torch
 from pathlib import Path
-from demo.styleid_demo.unet import conditioning, load_unet
+from tools.miniature.unet import conditioning, load_unet
 from tools.pack import load_pack
 
 pack = load_pack(Path(sys.argv[1]))
@@ -54,21 +56,39 @@ def transfer_with(folder: Path) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-FIVE = {"CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler"}
+OURS = {"CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions"}
 
 
 def test_what_is_shipped_works(shipped):
-    assert transfer_with(shipped) == FIVE | {"StyleIDScores"}
+    assert transfer_with(shipped) == OURS | {"StyleIDScores"}
     assert not (shipped / "tests").exists() and not (shipped / "docs").exists()
     size = sum(path.stat().st_size for path in shipped.rglob("*"))
     assert size < 2e6, "users download more than nodes, help and examples"
 
 
 def test_an_optional_node_does_not_take_the_others_with_it(shipped):
-    (shipped / "styleid_core" / "evaluation" / "networks.py").write_text("import torchvision_of_another_torch")
-    assert transfer_with(shipped) == FIVE
+    (shipped / "styleid_core" / "metrics" / "networks.py").write_text("import torchvision_of_another_torch")
+    assert transfer_with(shipped) == OURS
 
 
 def test_the_registry_takes_it():
     validated = comfy("node", "validate")
     assert validated.returncode == 0 and "passed" in validated.stderr, validated.stdout + validated.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)
+def test_example_graphs_name_what_they_need(path):
+    """So that whoever opens a shared one is offered the missing pack and the missing models, and has a picture to begin with."""
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    ours = tuple(re.search(rf'^{key} = "(.+)"', project, re.MULTILINE)[1] for key in ("name", "version"))
+    for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+        kind, properties = node["type"], node["properties"]
+        if kind == "MarkdownNote":
+            continue
+        assert (properties["cnr_id"], properties["ver"]) == (ours if kind in OURS else ("comfy-core", NEWEST)), kind
+        if kind == "LoadImage":
+            assert (running_host().comfyui / "input" / node["widgets_values"][0]).exists()
+        for folder in {"CheckpointLoaderSimple": "checkpoints", "ControlNetLoader": "controlnet"}.get(kind, "").split():
+            [offered] = properties["models"]
+            assert offered["name"] == node["widgets_values"][0] and offered["directory"] == folder
+            assert re.fullmatch(rf"https://huggingface\.co/\S+/{re.escape(offered['name'])}\?download=true", offered["url"])

@@ -11,15 +11,15 @@ from safetensors.torch import load_file
 import tools.in_process  # noqa: F401
 
 # isort: split
-from demo.draw_style import STYLES, draw
-from demo.measures import fine_energy
-from demo.styleid_demo.unet import WEIGHTS, load_trained_unet
-from styleid_core.evaluation.networks import load_lpips
-from training.autoencoder import shipped_autoencoder
-from training.decoder import decoder_task, restoration
-from training.loop import Task, train
-from training.pictures import find_pictures, load_squares, random_crops
-from training.report import write_report
+from styleid_core.metrics.networks import load_lpips
+from tools.demo.draw_style import STYLES, draw
+from tools.demo.measures import fine_energy
+from tools.miniature.unet import WEIGHTS, load_trained_unet
+from tools.training.autoencoder import shipped_autoencoder
+from tools.training.decoder import decoder_task, restoration
+from tools.training.loop import Task, train
+from tools.training.pictures import find_pictures, load_squares, random_crops
+from tools.training.report import write_report
 
 TARGET = torch.tensor([[1.0, -2.0]])
 
@@ -79,6 +79,7 @@ def test_crops_come_from_pictures_that_are_large_enough():
     assert crops.shape == (16, 3, 16, 16) and chosen.eq(1).all() and crops.eq(1).all()
 
 
+@pytest.mark.slow
 def test_the_decoder_alone_is_trained_and_reported(tmp_path, weights):
     pictures, run, folder, device = tmp_path / "pictures", tmp_path / "run", tmp_path / "weights", torch.device("cpu")
     for path in (pictures, run):

@@ -7,7 +7,7 @@ from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_freelunch import FreeU
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 
-from demo.styleid_demo.unet import CONTEXT_DIM, seeded_tensor
+from tools.miniature.unet import CONTEXT_DIM, seeded_tensor
 
 
 def first_output(result):

@@ -2,14 +2,18 @@
 
 import pytest
 import torch
+from cases import relative_error
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 from comfy_extras.nodes_tomesd import TomePatchModel
 from companions import COMPANY, first_output, with_lora
 
-from demo.styleid_demo.seeded import load_controlnet
-from demo.styleid_demo.unet import load_unet
 from nodes import ControlNetApplyAdvanced
+from tools.demo.transfer import sample_custom
+from tools.miniature.seeded import load_controlnet
+from tools.miniature.unet import TRAINED_UNET, load_unet
+from tools.pack import stylize
+from tools.reference import paper_attention
 
 SETTINGS = dict(gamma=0.6, temperature=1.3)
 
@@ -22,7 +26,7 @@ def controlled(case):
 
 
 @pytest.fixture
-def compare(pack, case, inverted, paper_attention, sample_custom, relative_error):
+def compare(pack, case, inverted):
     """compare(model, other, positive): (error of the injection into `other`, difference to `model` with the case's conditioning)."""
     def run(model, other, positive):
         (noise, content, sigmas), (_, style, _) = inverted
@@ -39,7 +43,7 @@ def compare(pack, case, inverted, paper_attention, sample_custom, relative_error
 def test_nodes_that_patch_the_model(model, case, compare, company, record_property):
     error, difference = compare(model, COMPANY[company](model), case.positive)
     assert error < 1e-4
-    assert difference > 1e-2, f"{company} makes no difference here"
+    assert difference > 5e-3, f"{company} makes no difference here"
     record_property("beside", ("ComfyUI", company, "composes"))
 
 
@@ -60,12 +64,11 @@ def test_controlnet_on_the_sampling(model, controlled, compare, record_property)
 
 def test_controlnet_on_the_inversion_too(pack, model, case, controlled):
     inputs = dict(model=model, content=case.content, style=case.style, steps=3, schedule="ddim")
-    result, plain = (pack.StyleIDSampler(positive=given, **inputs)[0]["samples"] for given in (controlled, case.positive))
+    result, plain = (stylize(pack, positive=given, **inputs)["samples"] for given in (controlled, case.positive))
     assert result.isfinite().all() and not torch.allclose(result, plain)
 
 
-def test_token_merging_gets_the_mixed_query_and_leaves_the_style_whole(pack, pack_module, model, case, inverted, sample_custom,
-                                                                       record_property):
+def test_token_merging_gets_the_mixed_query_and_leaves_the_style_whole(pack, pack_module, model, case, inverted, record_property):
     """ToMe merges at random, so its result is not compared; what reaches its patch and what attention gets is."""
     (noise, content, sigmas), (_, style, _) = inverted
     merged = first_output(TomePatchModel.execute(model, 0.3))
@@ -91,7 +94,7 @@ def test_token_merging_gets_the_mixed_query_and_leaves_the_style_whole(pack, pac
     record_property("beside", ("ComfyUI", "TomePatchModel", "composes: the style's keys stay whole"))
 
 
-def test_self_attention_guidance(pack, model, case, inverted, sample_custom, record_property):
+def test_self_attention_guidance(pack, model, case, inverted, record_property):
     (noise, content, sigmas), (_, style, _) = inverted
     guided = first_output(SelfAttentionGuidance.execute(model, 0.5, 2.0))
     [m] = pack.InjectStyleKV(model=guided, content_features=content, style_features=style)
@@ -101,7 +104,7 @@ def test_self_attention_guidance(pack, model, case, inverted, sample_custom, rec
     record_property("beside", ("ComfyUI", "SelfAttentionGuidance", "works, on its own terms"))
 
 
-def test_an_attention_backend_of_another_pack_sees_every_call(pack, model, case, inverted, sample_custom, record_property):
+def test_an_attention_backend_of_another_pack_sees_every_call(pack, model, case, inverted, record_property):
     (noise, content, sigmas), (_, style, _) = inverted
     calls = []
 
@@ -121,9 +124,9 @@ def test_an_attention_backend_of_another_pack_sees_every_call(pack, model, case,
 
 
 @pytest.mark.parametrize(("captured", "sampled"), [(True, False), (False, True), (True, True)])
-def test_lora_where_the_user_puts_it(pack, model, case, sample_custom, relative_error, captured, sampled):
+def test_lora_where_the_user_puts_it(pack, model, case, captured, sampled):
     """Before the capture, before the sampling, or both: as a model whose weights were changed for good."""
-    merged = load_unet(weight_seed=0)
+    merged = load_unet(unet_config=TRAINED_UNET)
     patches = with_lora(model).patches
     for name, [(_, adapter, *_)] in patches.items():
         up, down, alpha, *_ = adapter.weights
@@ -132,7 +135,7 @@ def test_lora_where_the_user_puts_it(pack, model, case, sample_custom, relative_
 
     def transfer(with_style):
         recording, sampling = (with_style if wanted else model for wanted in (captured, sampled))
-        [recording] = pack.CaptureSelfAttention(model=recording, layers="6-11")
+        [recording] = pack.CaptureSelfAttention(model=recording, blocks="6-11")
         (noise, content, sigmas), (_, style, _) = (
             pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=4, schedule="ddim")
             for latent in (case.content, case.style))

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from nodes import ConditioningSetAreaPercentage, ConditioningSetMask, ConditioningSetTimestepRange
+from tools.demo.transfer import sample_custom
+from tools.pack import stylize
 
 
 @pytest.fixture
@@ -42,12 +44,12 @@ def test_the_sampler(pack, model, calls, case, conditionings, name, kind):
     conditioning, sentence = conditionings[kind]
     inputs = dict(positive=case.positive, inversion_positive=case.positive, negative=case.positive, cfg=3.0) | {name: conditioning}
     with pytest.raises(ValueError, match=f"{name}.*{sentence}|{sentence}.*{name}"):
-        pack.StyleIDSampler(model=model, content=case.content, style=case.style, steps=10, **inputs)
+        stylize(pack, model=model, content=case.content, style=case.style, steps=10, **inputs)
     assert not calls
 
 
 @pytest.mark.parametrize("kind", ["an area", "bounds of a mask"])
-def test_a_stock_sampler(pack, model, calls, case, inverted, sample_custom, conditionings, kind):
+def test_a_stock_sampler(pack, model, calls, case, inverted, conditionings, kind):
     (noise, content, sigmas), (_, style, _) = inverted
     conditioning, sentence = conditionings[kind]
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
@@ -65,7 +67,7 @@ def test_ranges_that_meet_are_one_conditioning(pack, model, case, inverted):
     assert torch.equal(noise["samples"], plain["samples"])
 
 
-def test_regions_by_masks_are_sampled(pack, model, case, inverted, sample_custom, conditionings):
+def test_regions_by_masks_are_sampled(pack, model, case, inverted, conditionings):
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
     left, _ = conditionings["a mask"]

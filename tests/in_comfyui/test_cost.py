@@ -1,13 +1,14 @@
-"""What the pack adds to a model call, in operators and host synchronisations: of the same number on any device."""
+"""What the pack adds to a model call, in operators and host synchronizations: of the same number on any device."""
 
 from collections import Counter
 
 import pytest
+import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-STEPS = 5  # of which the official timesteps have as many
+from tools.demo.transfer import sample_custom
 
-
+STEPS = 5  # of which, and of twice as many, the official timesteps have as many
 WAITING = ("item", "is_nonzero", "_local_scalar_dense")  # what float(tensor) and `if tensor` become
 
 
@@ -24,7 +25,7 @@ class Counting(TorchDispatchMode):
 
 
 def per_call(run) -> tuple[float, float]:
-    """(operators, synchronisations) of each model call of run(steps), without what a run has once."""
+    """(operators, synchronizations) of each model call of run(steps), without what a run has once."""
     counts = []
     for steps in (STEPS, 2 * STEPS):
         with Counting() as counting:
@@ -33,22 +34,30 @@ def per_call(run) -> tuple[float, float]:
     return tuple((long - short) / STEPS for short, long in zip(*counts))
 
 
+@pytest.fixture(scope="module")
+def inverted(pack, model, case):
+    with torch.inference_mode():
+        [recording] = pack.CaptureSelfAttention(model=model)
+        return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=2 * STEPS, schedule="ddim")
+                for latent in (case.content, case.style)]
+
+
 @pytest.fixture
-def plain(model, case, inverted, sample_custom):
+def plain(model, case, inverted):
     (noise, _, sigmas), _ = inverted
     return per_call(lambda steps: sample_custom(model, case.positive, sigmas[:steps + 1], noise))
 
 
-def test_the_cost_of_injection(pack, model, case, inverted, sample_custom, plain):
+def test_the_cost_of_injection(pack, model, case, inverted, plain):
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
     operators, waits = per_call(lambda steps: sample_custom(m, case.positive, sigmas[:steps + 1], noise))
     assert operators <= 1.05 * plain[0] and waits == plain[1] + 1
 
 
-@pytest.mark.parametrize("place", ["auto", "recompute"])
-def test_the_cost_of_recording(pack, model, case, plain, place):
-    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", place=place)
+@pytest.mark.parametrize("device", ["auto", "recompute"])
+def test_the_cost_of_recording(pack, model, case, plain, device):
+    [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_device=device)
     operators, waits = per_call(lambda steps: pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=steps,
                                                               schedule="official"))
     assert operators <= 1.05 * plain[0] and waits == plain[1] + 1

@@ -2,31 +2,35 @@
 
 import pytest
 import torch
+from cases import relative_error, to_latent
 from comfy.model_management import InterruptProcessingException, interrupt_current_processing
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import sampler_object
 from comfy_extras.nodes_custom_sampler import BasicGuider, DisableNoise, SamplerCustomAdvanced
 
 from nodes import KSamplerAdvanced
+from tools.demo.transfer import sample_custom
+from tools.pack import stylize
+from tools.reference import paper_attention
 
 
 @pytest.fixture
 def transfer(pack, model, case):
-    """transfer(...): samples of StyleIDSampler on the 20-step case, with settings changed."""
+    """transfer(...): samples of StyleIDSampler on the case, with settings changed."""
 
     def run(**settings):
         inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps) | settings
-        return pack.StyleIDSampler(**inputs)[0]["samples"]
+        return stylize(pack, **inputs)["samples"]
 
     return run
 
 
 @pytest.fixture
-def five_nodes(pack, model, case, invert):
+def five_nodes(pack, model, invert):
     """five_nodes(schedule, ...): (patched MODEL, initial LATENT, sigmas) for a sampler of ComfyUI."""
 
     def prepare(schedule, **settings):
-        (noise, content_features, sigmas), (style_noise, style_features, _) = invert(case, schedule)
+        (noise, content_features, sigmas), (style_noise, style_features, _) = invert(schedule)
         [start] = pack.LatentAdaIN(content=noise, style=style_noise)
         [m] = pack.InjectStyleKV(**dict(model=model, content_features=content_features, style_features=style_features) | settings)
         return m, start, sigmas
@@ -35,12 +39,12 @@ def five_nodes(pack, model, case, invert):
 
 
 @pytest.mark.parametrize(("schedule", "limit"), [("ddim", 1e-4), ("official", 5e-4)])
-def test_one_node_is_five_nodes(transfer, five_nodes, case, sample_custom, relative_error, schedule, limit):
+def test_one_node_is_five_nodes(transfer, five_nodes, case, schedule, limit):
     m, start, sigmas = five_nodes(schedule)
     assert relative_error(sample_custom(m, case.positive, sigmas, start)["samples"], transfer(schedule=schedule)) < limit
 
 
-def test_sampler_custom_advanced_gives_the_same(transfer, five_nodes, case, relative_error):
+def test_sampler_custom_advanced_gives_the_same(transfer, five_nodes, case):
     m, start, sigmas = five_nodes("ddim")
     guider, noise = BasicGuider.execute(m, case.positive).result[0], DisableNoise.execute().result[0]
     result = SamplerCustomAdvanced.execute(noise, guider, sampler_object("euler"), sigmas, start).result[0]
@@ -48,32 +52,32 @@ def test_sampler_custom_advanced_gives_the_same(transfer, five_nodes, case, rela
 
 
 @pytest.mark.parametrize(("schedule", "scheduler"), [("ddim", "ddim_uniform"), ("karras", "karras"), ("normal", "normal")])
-def test_ksampler_advanced_gives_the_same(transfer, five_nodes, case, relative_error, schedule, scheduler):
+def test_ksampler_advanced_gives_the_same(transfer, five_nodes, case, schedule, scheduler):
     m, start, _ = five_nodes(schedule)
     [result] = KSamplerAdvanced().sample(m, "disable", 0, case.steps, 1.0, "euler", scheduler, case.positive, case.positive, start,
                                          0, 10000, "disable")
     assert relative_error(result["samples"], transfer(schedule=schedule)) < 1e-4
 
 
-def record_while_sampling(pack_module, model, positive, latent, sigmas, sample_custom):
+def record_while_sampling(pack_module, model, positive, latent, sigmas):
     """(result, Features) of a plain sampling run, by the recorder that inversion uses."""
-    recording = pack_module("nodes.recording")
+    recording = pack_module("nodes.engine.recording")
     m, recorder = recording.record(recording.request_capture(model, "3-11"), latent["samples"], latent["samples"].device)
     result = sample_custom(m, positive, sigmas, latent)
     return result, recorder.features(len(sigmas) - 1)
 
 
-def test_own_features_with_gamma_0_and_tau_1_change_nothing(pack, pack_module, model, case, inverted, sample_custom):
+def test_own_features_with_gamma_0_and_tau_1_change_nothing(pack, pack_module, model, case, inverted):
     (noise, _, sigmas), _ = inverted
     plain = sample_custom(model, case.positive, sigmas, noise)["samples"]
-    recorded, own = record_while_sampling(pack_module, model, case.positive, noise, sigmas, sample_custom)
+    recorded, own = record_while_sampling(pack_module, model, case.positive, noise, sigmas)
     assert torch.equal(recorded["samples"], plain), "recording changed the result"
     for gamma in (0.0, 1.0):
         [m] = pack.InjectStyleKV(model=model, content_features=own, style_features=own, gamma=gamma, temperature=1.0)
         assert torch.equal(sample_custom(m, case.positive, sigmas, noise)["samples"], plain)
 
 
-def test_the_model_is_left_untouched(pack, model, case, inverted, five_nodes, transfer, sample_custom):
+def test_the_model_is_left_untouched(pack, model, case, inverted, five_nodes, transfer):
     """Bit for bit, and in its options: after nodes were made from it, after runs, and after an interrupted run."""
     (noise, _, sigmas), _ = inverted
     before, options = sample_custom(model, case.positive, sigmas, noise)["samples"], repr(model.model_options)
@@ -104,7 +108,7 @@ def test_a_second_run_gives_the_same(transfer):
     assert torch.equal(transfer(), transfer())
 
 
-def test_applying_the_node_again_replaces_the_first(five_nodes, case, sample_custom):
+def test_applying_the_node_again_replaces_the_first(five_nodes, case):
     m, start, sigmas = five_nodes("ddim", gamma=0.2)
     twice, _, _ = five_nodes("ddim", model=m)
     once, _, _ = five_nodes("ddim")
@@ -113,14 +117,14 @@ def test_applying_the_node_again_replaces_the_first(five_nodes, case, sample_cus
 
 def test_an_injected_model_is_inverted_like_a_plain_one(pack, five_nodes, case, inverted):
     m, _, _ = five_nodes("ddim")
-    [recording] = pack.CaptureSelfAttention(model=m, layers="6-11")
+    [recording] = pack.CaptureSelfAttention(model=m, blocks="6-11")
     noise, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
     (plain_noise, plain_features, _), _ = inverted
     assert torch.equal(noise["samples"], plain_noise["samples"])
-    assert all(torch.equal(*pair) for pair in zip(sum(features.steps, []), sum(plain_features.steps, [])))
+    assert all(torch.equal(*pair) for pair in zip(sum(features.source.steps, []), sum(plain_features.source.steps, [])))
 
 
-def test_cond_and_uncond_in_one_batch_or_split(five_nodes, case, sample_custom, relative_error, monkeypatch):
+def test_cond_and_uncond_in_one_batch_or_split(five_nodes, case, monkeypatch):
     m, start, sigmas = five_nodes("ddim")
     m.disable_model_cfg1_optimization()
     batches = []
@@ -137,20 +141,34 @@ def test_cond_and_uncond_in_one_batch_or_split(five_nodes, case, sample_custom, 
     assert relative_error(split, together) < 1e-5
 
 
+@pytest.fixture
+def by_formula(pack, model, case):
+    """by_formula(content, style): samples of the graph of five nodes, where the paper's formulas stand for the injection."""
+    def run(content, style):
+        [recording] = pack.CaptureSelfAttention(model=model)
+        (noise, content_features, sigmas), (style_noise, style_features, _) = (
+            pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=case.steps, schedule="ddim")
+            for latent in (content, style))
+        [start] = pack.LatentAdaIN(content=noise, style=style_noise)
+        m = paper_attention(model, content_features, style_features, gamma=0.75, temperature=1.5)
+        return sample_custom(m, case.positive, sigmas, start)["samples"]
+
+    return run
+
+
 @pytest.mark.parametrize("size", [(16, 24), (24, 16), (9, 31), (32, 32)])
-def test_style_of_any_size(transfer, to_latent, case, size):
+def test_style_of_any_size(transfer, by_formula, case, size):
     style = to_latent(torch.nn.functional.interpolate(case["style.latent"], size, mode="bicubic"))
-    result = transfer(style=style)
-    assert result.shape == case.content["samples"].shape and result.isfinite().all()
+    assert relative_error(transfer(style=style, schedule="ddim"), by_formula(case.content, style)) < 1e-4
 
 
-def test_content_of_odd_size(transfer, to_latent, case):
+def test_content_of_odd_size(transfer, by_formula, case):
     content = to_latent(case["content.latent"][..., :13, :21])
-    result = transfer(content=content)
-    assert result.shape == (1, 4, 13, 21) and result.isfinite().all()
+    result = transfer(content=content, schedule="ddim")
+    assert result.shape == (1, 4, 13, 21) and relative_error(result, by_formula(content, case.style)) < 1e-4
 
 
-def test_batches_are_the_single_runs(transfer, to_latent, case, relative_error):
+def test_batches_are_the_single_runs(transfer, case):
     contents = torch.cat([case["content.latent"], case["content.latent"].flip(-1)])
     styles = torch.cat([case["style.latent"], case["style.latent"].flip(-2)])
     steps = 5
@@ -170,10 +188,10 @@ def test_a_mask_leaves_the_outside_untouched(transfer, case):
     assert torch.equal(masked[:, :, :8], full[:, :, :8])
 
 
-def test_guidance_is_that_of_the_samplers(pack, model, case, transfer, sample_custom, relative_error):
+def test_guidance_is_that_of_the_samplers(pack, model, case, transfer):
     """cfg 5 with a negative below sigma 5.42, and inversions with a prompt of their own: the five-node graph, two SamplerCustom."""
     prompt, negative, empty = ([[case["context"] * factor, {}]] for factor in (1.5, 0.5, 1.0))
-    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11")
+    [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11")
     (noise, content, sigmas), (style_noise, style, _) = (
         pack.DDIMInvert(model=recording, latent=latent, positive=empty, steps=5, schedule="karras")
         for latent in (case.content, case.style))
@@ -199,13 +217,13 @@ def test_capture_alone_gives_the_same_noise(pack, model, case, inverted):
 def test_features_hold_what_design_promises(inverted):
     """One LayerNorm output for each step and block, in lists and tuples only, which ComfyUI's memory cache can count."""
     (_, features, sigmas), _ = inverted
-    assert isinstance(features, tuple) and isinstance(features.steps, list) and isinstance(features.steps[0], list)
-    assert len(features.steps) == len(features.sigmas) == len(sigmas) - 1
+    assert isinstance(features, tuple) and isinstance(features.source.steps, list) and isinstance(features.source.steps[0], list)
+    assert len(features.source.steps) == len(features.sigmas) == len(sigmas) - 1
     assert sorted(features.sigmas, reverse=True) == pytest.approx(sigmas[:-1].tolist())
-    assert all([tuple(n.shape) for n in step] == [(1, 96, 64)] * 3 + [(1, 384, 32)] * 3 for step in features.steps)
+    assert all([tuple(n.shape) for n in step] == [(1, 96, 64)] * 3 + [(1, 384, 32)] * 3 for step in features.source.steps)
 
 
 def test_the_log_tells_blocks_and_steps(transfer, caplog):
     with caplog.at_level("INFO", logger="styleid"):
-        transfer(layers="6,9-11", steps=5, schedule="ddim")
-    assert "Injected style into 4 self-attentions (output blocks 6, 9, 10, 11) at 5 steps." in caplog.messages
+        transfer(blocks="6,9-11", steps=5, schedule="ddim")
+    assert "Injected style into 4 self-attentions (output 6, 9-11) at 5 steps." in caplog.messages

@@ -3,11 +3,16 @@
 import comfy.supported_models
 import pytest
 import torch
+from cases import relative_error
 from comfy.model_base import ModelType
 from companions import COMPANY
 
-from demo.styleid_demo.seeded import LINEAR, SDXL
-from demo.styleid_demo.unet import CONTEXT_DIM, UNET, load_unet
+from tools.demo.transfer import sample_custom, size
+from tools.miniature.seeded import LINEAR, SDXL
+from tools.miniature.unet import CONTEXT_DIM, load_unet
+from tools.miniature.unet import TRAINED_UNET as SD1
+from tools.pack import stylize
+from tools.reference import paper_attention
 
 STEPS = 5
 SETTINGS = dict(gamma=0.6, temperature=1.3)
@@ -38,20 +43,20 @@ SDXL_BLOCKS = [(number, index) for number in range(6) for index in range(3 if nu
 LIMITS = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2, torch.float8_e4m3fn: 5e-2}
 
 FAMILIES = {
-    "sd1": (comfy.supported_models.SD15, UNET, "auto", SD1_BLOCKS),
-    "sd1_inpaint": (comfy.supported_models.SD15, UNET | dict(in_channels=9), "6-11", SD1_BLOCKS),
+    "sd1": (comfy.supported_models.SD15, SD1, "auto", SD1_BLOCKS),
+    "sd1_inpaint": (comfy.supported_models.SD15, SD1 | dict(in_channels=9), "6-11", SD1_BLOCKS),
     "sd2": (comfy.supported_models.SD20, LINEAR, "auto", SD1_BLOCKS),
     "sd2_v": (SD20V, LINEAR, "6-11", SD1_BLOCKS),
     "sdxl": (comfy.supported_models.SDXL, SDXL, "auto", SDXL_BLOCKS),
     "sdxl_edm": (Playground, SDXL, "auto", SDXL_BLOCKS),
-    "fp16": (comfy.supported_models.SD15, UNET | dict(dtype=torch.float16), "6-11", SD1_BLOCKS),
-    "bf16": (comfy.supported_models.SD15, UNET | dict(dtype=torch.bfloat16), "6-11", SD1_BLOCKS),
-    "fp8": (FP8, UNET | dict(dtype=torch.float8_e4m3fn), "6-11", SD1_BLOCKS),
+    "fp16": (comfy.supported_models.SD15, SD1 | dict(dtype=torch.float16), "6-11", SD1_BLOCKS),
+    "bf16": (comfy.supported_models.SD15, SD1 | dict(dtype=torch.bfloat16), "6-11", SD1_BLOCKS),
+    "fp8": (FP8, SD1 | dict(dtype=torch.float8_e4m3fn), "6-11", SD1_BLOCKS),
     "sdxl_some": (comfy.supported_models.SDXL, SDXL, "output 1-2 @ 1-2, 5", [(1, 1), (1, 2), (2, 1), (2, 2), (5, 0), (5, 1)]),
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in ("fp16", "fp8") else ()) for name in FAMILIES])
 def family(request):
     """(MODEL, layers, the self-attentions that those are, how far rounding may take the result from the reference)."""
     supported, unet, layers, blocks = FAMILIES[request.param]
@@ -78,16 +83,21 @@ FEATURES = {  # what is done to the model, how many contents and styles, what Sa
 }
 
 
-@pytest.mark.parametrize("feature", FEATURES)
-def test_features_in_every_family(pack, family, transfer_inputs, paper_attention, sample_custom, relative_error, feature):
-    model, layers, _, limit = family
+PAIRS = {(name, feature) for i, name in enumerate(FAMILIES) for j, feature in enumerate(FEATURES) if (i - j) % len(FEATURES) == 0}
+
+
+@pytest.mark.parametrize(("family", "feature"), [
+    pytest.param(name, feature, marks=() if (name, feature) in PAIRS else pytest.mark.slow) for name in FAMILIES for feature in FEATURES],
+    indirect=["family"])
+def test_features_in_every_family(pack, family, transfer_inputs, feature):
+    model, text, _, limit = family
     change, contents, styles, settings = FEATURES[feature]
     model = change(model) if change else model
     content, style, positive = transfer_inputs
     content, style = ({"samples": torch.cat([latent["samples"].roll(i, -1) for i in range(count)])}
                       for latent, count in ((content, contents), (style, styles)))
     negative = [[positive[0][0].flip(1) * 2, positive[0][1]]]
-    [recording] = pack.CaptureSelfAttention(model=model, layers=layers)
+    [recording] = pack.CaptureSelfAttention(model=model, blocks=text)
     (noise, content_features, sigmas), (_, style_features, _) = (
         pack.DDIMInvert(model=recording, latent=latent, positive=positive, steps=3, schedule="ddim") for latent in (content, style))
     start = {"samples": noise["samples"].repeat(styles, 1, 1, 1)}
@@ -100,21 +110,22 @@ def test_features_in_every_family(pack, family, transfer_inputs, paper_attention
     assert relative_error(plain, reference) > 1e-2, "the injection makes no difference here"
 
 
-@pytest.mark.parametrize("storage", ["auto", "int8"])
-def test_the_predicted_size_is_what_is_kept(pack, pack_module, family, transfer_inputs, caplog, size, storage):
-    model, layers, blocks, _ = family
+@pytest.mark.parametrize("dtype", ["auto", "int8"])
+def test_the_predicted_size_is_what_is_kept(pack, pack_module, family, transfer_inputs, caplog, dtype):
+    model, text, blocks, _ = family
     latent = {"samples": torch.randn(2, 4, 20, 28)}
-    [recording] = pack.CaptureSelfAttention(model=model, layers=layers, storage=storage)
+    [recording] = pack.CaptureSelfAttention(model=model, blocks=text, feature_dtype=dtype)
     with caplog.at_level("INFO", logger="styleid"):
         _, features, _ = pack.DDIMInvert(model=recording, latent=latent, positive=transfer_inputs[2], steps=2, schedule="ddim")
-    assert [tuple(kept.shape[1:]) for kept in features.steps[0]] == pack_module("nodes.unet").token_shapes(model, features.blocks, (20, 28))
-    assert caplog.messages[0] == f"The features of 2 steps will take {size(features.steps) / 1e9:.3g} GB of RAM."
+    shapes = pack_module("nodes.engine.families.unet").token_shapes(model, features.blocks, (20, 28))
+    assert [tuple(kept.shape[1:]) for kept in features.source.steps[0]] == shapes
+    assert caplog.messages[0] == f"The features of 2 steps will take {size(features.source.steps) / 1e9:.3g} GB of RAM."
 
 
-def test_injection_is_the_papers_attention(pack, family, transfer_inputs, paper_attention, sample_custom, relative_error):
-    model, layers, blocks, limit = family
+def test_injection_is_the_papers_attention(pack, family, transfer_inputs):
+    model, text, blocks, limit = family
     content, style, positive = transfer_inputs
-    [recording] = pack.CaptureSelfAttention(model=model, layers=layers)
+    [recording] = pack.CaptureSelfAttention(model=model, blocks=text)
     (noise, content_features, sigmas), (style_noise, style_features, _) = (
         pack.DDIMInvert(model=recording, latent=latent, positive=positive, steps=STEPS, schedule="ddim") for latent in (content, style))
     assert style_features.blocks == [("output", *block) for block in blocks]
@@ -126,9 +137,9 @@ def test_injection_is_the_papers_attention(pack, family, transfer_inputs, paper_
     assert relative_error(injected, reference) < limit
     assert relative_error(plain, reference) > 1e-2, "the injection makes no difference here"
 
-    [one_node] = pack.StyleIDSampler(model=model, content=content, style=style, positive=positive, steps=STEPS, layers=layers,
-                                     schedule="ddim", **SETTINGS)
+    one_node = stylize(pack, model=model, content=content, style=style, positive=positive, steps=STEPS, blocks=text,
+                       schedule="ddim", **SETTINGS)
     assert relative_error(one_node["samples"], reference) < limit
-    [recomputed] = pack.StyleIDSampler(model=model, content=content, style=style, positive=positive, steps=STEPS, layers=layers,
-                                       schedule="ddim", place="recompute", **SETTINGS)
+    recomputed = stylize(pack, model=model, content=content, style=style, positive=positive, steps=STEPS, blocks=text,
+                         schedule="ddim", feature_device="recompute", **SETTINGS)
     assert relative_error(recomputed["samples"], one_node["samples"]) < limit

@@ -4,6 +4,8 @@ import pytest
 import torch
 from companions import first_output
 
+from tools.demo.transfer import sample_custom
+
 SETTINGS = dict(gamma=0.6, temperature=1.3)
 context_windows = pytest.importorskip("comfy_extras.nodes_context_windows")
 FRAMES = 4
@@ -13,7 +15,7 @@ FRAMES = 4
 def frames(pack, model, case):
     """(noise, content features, sigmas), (_, style features, _) of four different frames and styles, in a batch."""
     with torch.inference_mode():
-        [recording] = pack.CaptureSelfAttention(model=model, layers="6-11")
+        [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11")
         batches = [{"samples": torch.cat([latent["samples"].roll(4 * i, -1) * (1 - 0.1 * i) for i in range(FRAMES)])}
                    for latent in (case.content, case.style)]
         return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=4, schedule="ddim") for latent in batches]
@@ -28,7 +30,7 @@ def windowed(model):
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
-def test_context_windows(pack, model, windowed, case, frames, sample_custom, cfg, record_property):
+def test_context_windows(pack, model, windowed, case, frames, cfg, record_property):
     """Frames do not see each other in an image model, so windows change nothing."""
     (noise, content, sigmas), (_, style, _) = frames
     negative = [[case["context"].flip(1), {}]]
@@ -40,7 +42,7 @@ def test_context_windows(pack, model, windowed, case, frames, sample_custom, cfg
     record_property("beside", ("ComfyUI", "Context Windows over frames", "compose; refused in an inversion"))
 
 
-def test_the_windows_of_animatediff(pack, model, case, frames, sample_custom, record_property):
+def test_the_windows_of_animatediff(pack, model, case, frames, record_property):
     """It calls the model for the frames that ad_params names."""
     (noise, content, sigmas), (_, style, _) = frames
     order = [3, 1]
@@ -61,7 +63,7 @@ def test_the_windows_of_animatediff(pack, model, case, frames, sample_custom, re
     record_property("beside", ("any", "windows that ad_params names (AnimateDiff-Evolved)", "compose"))
 
 
-def test_parts_that_nobody_names_are_refused(pack, model, case, frames, sample_custom):
+def test_parts_that_nobody_names_are_refused(pack, model, case, frames):
     (noise, content, sigmas), (_, style, _) = frames
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
 
@@ -75,9 +77,9 @@ def test_parts_that_nobody_names_are_refused(pack, model, case, frames, sample_c
         sample_custom(m, case.positive, sigmas[:2], noise)
 
 
-@pytest.mark.parametrize("place", ["auto", "recompute"])
-def test_windows_in_an_inversion_are_refused(pack, windowed, case, place):
-    [recording] = pack.CaptureSelfAttention(model=windowed, layers="6-11", place=place)
+@pytest.mark.parametrize("device", ["auto", "recompute"])
+def test_windows_in_an_inversion_are_refused(pack, windowed, case, device):
+    [recording] = pack.CaptureSelfAttention(model=windowed, blocks="6-11", feature_device=device)
     latent = {"samples": case.content["samples"].repeat(FRAMES, 1, 1, 1)}
     with pytest.raises(ValueError, match="needs the whole picture in one model call for a step, and another node makes several"):
         pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=2, schedule="ddim")

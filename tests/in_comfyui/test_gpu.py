@@ -4,39 +4,41 @@ import pytest
 import torch
 from comfy.cli_args import args
 
+from tools.demo.transfer import sample_custom
+
 pytestmark = pytest.mark.skipif(args.cpu, reason="needs a GPU and python dev.py test --gpu")
 
 
 @pytest.fixture
 def kept_at(pack, model, case):
-    """kept_at(place, storage): [(noise, features, sigmas) of content, of style]."""
-    def invert(place, storage="auto"):
-        [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", storage=storage, place=place)
+    """kept_at(device, dtype): [(noise, features, sigmas) of content, of style]."""
+    def invert(device, dtype="auto"):
+        [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_dtype=dtype, feature_device=device)
         return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=case.steps, schedule="ddim")
                 for latent in (case.content, case.style)]
 
     return invert
 
 
-@pytest.mark.parametrize(("place", "device"), [("auto", "cuda"), ("gpu", "cuda"), ("cpu", "cpu")])
-def test_features_are_where_they_were_asked_to_be(kept_at, place, device):
-    for _, features, _ in kept_at(place):
-        tensors = [n for step in features.steps for n in step]
-        assert {n.device.type for n in tensors} == {device}
-        assert all(n.is_pinned() for n in tensors) or device == "cuda"
+@pytest.mark.parametrize(("device", "kept_on"), [("auto", "cuda"), ("gpu", "cuda"), ("cpu", "cpu")])
+def test_features_are_where_they_were_asked_to_be(kept_at, device, kept_on):
+    for _, features, _ in kept_at(device):
+        tensors = [n for step in features.source.steps for n in step]
+        assert {n.device.type for n in tensors} == {kept_on}
+        assert all(n.is_pinned() for n in tensors) or kept_on == "cuda"
 
 
-@pytest.mark.parametrize("storage", ["auto", "fp16", "int8"])
-def test_places_agree_to_the_bit(pack, model, case, kept_at, sample_custom, storage):
+@pytest.mark.parametrize("dtype", ["auto", "fp16", "int8"])
+def test_places_agree_to_the_bit(pack, model, case, kept_at, dtype):
     results = []
-    for place in ("gpu", "cpu"):
-        (noise, content, sigmas), (_, style, _) = kept_at(place, storage)
+    for device in ("gpu", "cpu"):
+        (noise, content, sigmas), (_, style, _) = kept_at(device, dtype)
         [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
         results.append(sample_custom(m, case.positive, sigmas, noise)["samples"])
     assert torch.equal(*results)
 
 
-def test_of_features_in_ram_two_steps_are_on_the_gpu(pack, model, case, kept_at, sample_custom):
+def test_of_features_in_ram_two_steps_are_on_the_gpu(pack, model, case, kept_at):
     (noise, content, sigmas), (_, style, _) = kept_at("cpu")
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
     peaks = []
@@ -45,5 +47,5 @@ def test_of_features_in_ram_two_steps_are_on_the_gpu(pack, model, case, kept_at,
         torch.cuda.reset_peak_memory_stats()
         sample_custom(sampled, case.positive, sigmas, noise)
         peaks.append(torch.cuda.max_memory_allocated())
-    one_step = sum(n.nbytes for features in (content, style) for n in features.steps[0])
+    one_step = sum(n.nbytes for features in (content, style) for n in features.source.steps[0])
     assert peaks[1] - peaks[0] < 3.5 * one_step, "two steps, and the one that is being mixed"

@@ -2,10 +2,14 @@
 
 import pytest
 import torch
+from cases import relative_error
 from comfy.samplers import sampler_object
 from comfy_extras.nodes_custom_sampler import DualCFGGuider, SamplerCustomAdvanced
 from comfy_extras.nodes_perpneg import PerpNegGuider
 from companions import first_output
+
+from tools.pack import stylize
+from tools.reference import paper_attention
 
 custom_sampler = pytest.importorskip("comfy_extras.nodes_custom_sampler")
 SETTINGS = dict(gamma=0.6, temperature=1.3)
@@ -48,8 +52,7 @@ COND_PROMPTS = {"DualCFG": 2, "DualCFG, nested": 2, "PerpNeg": 1, "DualModel": 1
 
 @pytest.mark.parametrize("inject_into", ["both", "cond", "uncond"])
 @pytest.mark.parametrize("name", GUIDERS)
-def test_each_prompt_is_injected_as_asked(pack, model, inverted, prompts, paper_attention, sample, relative_error, name, inject_into,
-                                          record_property):
+def test_each_prompt_is_injected_as_asked(pack, model, inverted, prompts, sample, name, inject_into, record_property):
     """Beside the paper's formulas for the calls with some prompts, told by what their cross-attention is given."""
     (_, content, _), (_, style, _) = inverted
     guider = GUIDERS[name]
@@ -89,5 +92,5 @@ def test_an_inversion_has_no_guidance_whatever_sets_it(pack, model, case, invert
     (plain, _, _), _ = inverted
     assert torch.equal(noise["samples"], plain["samples"])
     inputs = dict(content=case.content, style=case.style, positive=case.positive, steps=3, schedule="ddim")
-    assert torch.equal(*(pack.StyleIDSampler(model=each, **inputs)[0]["samples"] for each in (overridden, model)))
+    assert torch.equal(*(stylize(pack, model=each, **inputs)["samples"] for each in (overridden, model)))
     record_property("beside", ("ComfyUI", "CFGOverride", "composes; left out of an inversion"))

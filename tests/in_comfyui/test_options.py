@@ -3,6 +3,11 @@
 import comfy.model_management
 import pytest
 import torch
+from cases import relative_error, with_steps
+
+from tools.demo.transfer import sample_custom, size
+from tools.pack import stylize
+from tools.reference import paper_attention
 
 GAMMA = dict(gamma=0.6)
 
@@ -12,7 +17,7 @@ def negative(case):
     return [[case["context"].flip(1) * 2, {}]]
 
 
-def by_hand(sides, sigmas, noise, cfg, sample_custom):
+def by_hand(sides, sigmas, noise, cfg):
     """Guidance from two unguided euler steps for each step: it is linear in what those give."""
     latent = noise
     for pair in sigmas.unfold(0, 2, 1):
@@ -22,42 +27,41 @@ def by_hand(sides, sigmas, noise, cfg, sample_custom):
 
 
 @pytest.mark.parametrize("inject_into", ["both", "cond", "uncond"])
-def test_injection_into_one_side_of_guidance(pack, model, case, inverted, negative, paper_attention, sample_custom, relative_error,
-                                             inject_into):
+def test_injection_into_one_side_of_guidance(pack, model, case, inverted, negative, inject_into):
     """Content and style have sizes of their own, so the two sides attend to a different number of keys."""
     (noise, content, sigmas), (_, style, _) = inverted
-    style = style._replace(steps=[[n[:, :n.shape[1] // 2] for n in step] for step in style.steps])
+    style = with_steps(style, [[n[:, :n.shape[1] // 2] for n in step] for step in style.source.steps])
     sigmas = sigmas[:4]
     papers = paper_attention(model, content, style, temperature=1.3, **GAMMA)
     sides = [(papers if inject_into in ("both", side) else model, conditioning)
              for side, conditioning in (("cond", case.positive), ("uncond", negative))]
-    expected = by_hand(sides, sigmas, noise, 4.0, sample_custom)
+    expected = by_hand(sides, sigmas, noise, 4.0)
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, temperature=1.3, inject_into=inject_into, **GAMMA)
     assert relative_error(sample_custom(m, case.positive, sigmas, noise, cfg=4.0, negative=negative)["samples"], expected) < 1e-4
 
 
-def test_injection_into_a_side_that_is_not_evaluated_is_named(pack, model, case, inverted, sample_custom):
+def test_injection_into_a_side_that_is_not_evaluated_is_named(pack, model, case, inverted):
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, inject_into="uncond")
     with pytest.raises(ValueError, match="Raise cfg above 1"):
         sample_custom(m, case.positive, sigmas[:2], noise)
 
 
-@pytest.mark.parametrize(("storage", "limit", "share"), [("fp16", 1e-3, 0.5), ("bf16", 5e-3, 0.5), ("int8", 2e-2, 0.29)])
-def test_storage_of_features(pack, model, case, inverted, sample_custom, relative_error, size, storage, limit, share):
+@pytest.mark.parametrize(("dtype", "limit", "share"), [("fp16", 1e-3, 0.5), ("bf16", 5e-3, 0.5), ("int8", 2e-2, 0.29)])
+def test_storage_of_features(pack, model, case, inverted, dtype, limit, share):
     """Of a model in float32; int8 keeps a scale of 4 bytes for a token of 32 to 128 channels."""
     (noise, content, sigmas), (_, style, _) = inverted
-    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", storage=storage)
+    [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_dtype=dtype)
     inputs = dict(model=recording, positive=case.positive, steps=case.steps, schedule="ddim")
     kept = [pack.DDIMInvert(latent=latent, **inputs)[1] for latent in (case.content, case.style)]
     [expected], [result] = (pack.InjectStyleKV(model=model, content_features=c, style_features=s) for c, s in ((content, style), kept))
     expected, result = (sample_custom(m, case.positive, sigmas, noise)["samples"] for m in (expected, result))
     assert 0 < relative_error(result, expected) < limit
-    assert sum(map(size, kept[0].steps)) / sum(map(size, content.steps)) <= share
+    assert sum(map(size, kept[0].source.steps)) / sum(map(size, content.source.steps)) <= share
 
 
-@pytest.mark.parametrize(("start", "end"), [(0.0, 0.5), (0.5, 1.0), (0.2, 0.7)])
-def test_injection_in_a_part_of_the_sampling(pack, model, case, inverted, sample_custom, relative_error, start, end):
+@pytest.mark.parametrize(("start", "end", "steps"), [(0.0, 0.5, 2), (0.5, 1.0, 3), (0.2, 0.7, 2)])
+def test_injection_in_a_part_of_the_sampling(pack, model, case, inverted, start, end, steps):
     (noise, content, sigmas), (_, style, _) = inverted
     inputs = dict(model=model, content_features=content, style_features=style)
     [always], [sometimes] = (pack.InjectStyleKV(**inputs, **settings) for settings in ({}, dict(start_percent=start, end_percent=end)))
@@ -67,57 +71,57 @@ def test_injection_in_a_part_of_the_sampling(pack, model, case, inverted, sample
         inside = sigma_at(end) <= pair[0] <= sigma_at(start)
         latent = sample_custom(always if inside else model, case.positive, pair, latent)
         injected += bool(inside)
-    assert injected == round((end - start) * case.steps)
+    assert injected == steps
     result = sample_custom(sometimes, case.positive, sigmas, noise)["samples"]
     assert relative_error(result, latent["samples"]) < 1e-4
 
-    [one_node] = pack.StyleIDSampler(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps,
-                                     schedule="ddim", adain=0.0, start_percent=start, end_percent=end)
+    one_node = stylize(pack, model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps,
+                       schedule="ddim", color_strength=0.0, start_percent=start, end_percent=end)
     assert relative_error(one_node["samples"], result) < 1e-4
 
 
-@pytest.mark.parametrize("place", ["auto", "recompute"])
-def test_some_of_the_captured_layers(pack, model, case, sample_custom, place):
+@pytest.mark.parametrize("device", ["auto", "recompute"])
+def test_some_of_the_captured_layers(pack, model, case, device):
     """Without inverting again, as if only those had been captured."""
     results = []
     for captured, injected in (("9-10", ""), ("6-11", "9-10")):
-        [recording] = pack.CaptureSelfAttention(model=model, layers=captured, place=place)
+        [recording] = pack.CaptureSelfAttention(model=model, blocks=captured, feature_device=device)
         (noise, content, sigmas), (_, style, _) = (
             pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=4) for latent in (case.content, case.style))
-        [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, layers=injected)
+        [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, blocks=injected)
         results.append(sample_custom(m, case.positive, sigmas, noise)["samples"])
     assert torch.equal(*results)
 
 
 @pytest.mark.parametrize("schedule", ["official", "ddim", "karras"])
 def test_partial_denoise_is_the_end_of_a_longer_run(pack, model, case, schedule):
-    [recording] = pack.CaptureSelfAttention(model=model, layers="9-11")
+    [recording] = pack.CaptureSelfAttention(model=model, blocks="9-11")
     inputs = dict(model=recording, latent=case.content, positive=case.positive, schedule=schedule)
     _, whole, whole_sigmas = pack.DDIMInvert(steps=10, **inputs)
     noise, features, sigmas = pack.DDIMInvert(steps=4, denoise=0.4, **inputs)
     assert torch.equal(sigmas, whole_sigmas[-5:])
     assert features.sigmas == whole.sigmas[:4]
-    assert all(torch.equal(a, b) for part, full in zip(features.steps, whole.steps) for a, b in zip(part, full))
+    assert all(torch.equal(a, b) for part, full in zip(features.source.steps, whole.source.steps) for a, b in zip(part, full))
     assert (noise["samples"] - case.content["samples"]).norm() < case.content["samples"].norm() * sigmas[0] * 2
 
 
-def test_partial_denoise_in_one_node_and_in_five(pack, model, case, sample_custom, relative_error):
+def test_partial_denoise_in_one_node_and_in_five(pack, model, case):
     inputs = dict(positive=case.positive, steps=4, schedule="ddim", denoise=0.5)
-    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11")
+    [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11")
     (noise, content, sigmas), (style_noise, style, _) = (
         pack.DDIMInvert(model=recording, latent=latent, **inputs) for latent in (case.content, case.style))
     [start] = pack.LatentAdaIN(content=noise, style=style_noise)
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
-    [one_node] = pack.StyleIDSampler(model=model, content=case.content, style=case.style, **inputs)
+    one_node = stylize(pack, model=model, content=case.content, style=case.style, **inputs)
     assert relative_error(one_node["samples"], sample_custom(m, case.positive, sigmas, start)["samples"]) < 1e-4
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2m"])
-def test_a_mask_keeps_what_is_outside(pack, model, case, sample_custom, sampler):
+def test_a_mask_keeps_what_is_outside(pack, model, case, sampler):
     height, width = case.content["samples"].shape[-2:]
     mask = torch.zeros(1, 8 * height, 8 * width)
     mask[..., : 4 * width] = 1
-    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11")
+    [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11")
     inputs = dict(model=recording, positive=case.positive, steps=4, schedule="ddim")
     noise, content, sigmas = pack.DDIMInvert(latent=case.content | {"noise_mask": mask}, **inputs)
     _, style, _ = pack.DDIMInvert(latent=case.style, **inputs)
@@ -129,7 +133,7 @@ def test_a_mask_keeps_what_is_outside(pack, model, case, sample_custom, sampler)
     assert torch.equal(masked[..., :half], whole[..., :half])
 
 
-def test_a_model_that_is_unloaded_between_the_nodes(pack, model, case, inverted, sample_custom):
+def test_a_model_that_is_unloaded_between_the_nodes(pack, model, case, inverted):
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
     expected = sample_custom(m, case.positive, sigmas[:4], noise)["samples"]

@@ -8,6 +8,7 @@ import comfy.k_diffusion.sampling
 import comfy.samplers
 import pytest
 import torch
+from cases import relative_error, with_steps
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_differential_diffusion import DifferentialDiffusion
@@ -15,20 +16,23 @@ from comfy_extras.nodes_easycache import EasyCacheNode, LazyCacheNode
 from comfy_extras.nodes_hypertile import HyperTile
 from companions import first_output
 
-from demo.styleid_demo.unet import seeded_tensor
+from tools.campaign.transfers import small_model
+from tools.demo.transfer import sample_custom
+from tools.miniature.unet import seeded_tensor
+from tools.reference import paper_attention
 
 SETTINGS = dict(gamma=0.6, temperature=1.3)
 
 
 @pytest.fixture
 def injected(pack, inverted):
-    """injected(model): the model with the features of the 20-step case."""
+    """injected(model): the model with the features of the case."""
     (_, content, _), (_, style, _) = inverted
     return lambda model: pack.InjectStyleKV(model=model, content_features=content, style_features=style, **SETTINGS)[0]
 
 
 @pytest.fixture
-def run(case, inverted, sample_custom):
+def run(case, inverted):
     """run(model, steps): the latent after some steps from the inverted content."""
     (noise, _, sigmas), _ = inverted
     return lambda model, steps=4, **options: sample_custom(model, case.positive, sigmas[:steps + 1], noise, **options)["samples"]
@@ -40,7 +44,7 @@ def run(case, inverted, sample_custom):
 def test_every_sampler_of_comfyui_is_told_apart(pack_module, model, inverted, record_property):
     """Those that draw noise have a parameter for it; of these only res_multistep's plain form and dpm_fast never use it."""
     (_, _, sigmas), _ = inverted
-    adds_noise = pack_module("nodes.samplers").adds_noise
+    adds_noise = pack_module("nodes.engine.samplers").adds_noise
     told = {True: [], False: []}
     for name in comfy.samplers.SAMPLER_NAMES:
         expected = any(kind in name for kind in ("ancestral", "sde", "ddpm", "lcm", "seeds", "sa_solver"))
@@ -77,20 +81,20 @@ def test_samplers_whose_noise_is_turned_off(pack_module, model, inverted, option
     (_, _, sigmas), _ = inverted
     sampler = comfy.samplers.KSAMPLER(comfy.k_diffusion.sampling.sample_euler_ancestral, options)
     # Without its noise, but with eta, euler_ancestral steps too far down: no noise, and still a path of its own.
-    assert pack_module("nodes.samplers").adds_noise(model, 1.0, sampler, sigmas) is False
+    assert pack_module("nodes.engine.samplers").adds_noise(model, 1.0, sampler, sigmas) is False
 
 
 def test_a_sampler_that_cannot_be_tried_is_told(pack_module, model, inverted, caplog):
     (_, _, sigmas), _ = inverted
-    pack_module("nodes.samplers").check_sampler(model, 1.0, comfy.samplers.KSAMPLER(unknown), sigmas)
+    pack_module("nodes.engine.samplers").check_sampler(model, 1.0, comfy.samplers.KSAMPLER(unknown), sigmas)
     assert "The sampler unknown cannot be tried without a picture. It must add no noise on the way." in caplog.messages
 
 
 # torch.compile
 
-def test_compiled_models_see_every_change(pack, model, case, inverted, run, record_property):
+def test_compiled_models_see_every_change(pack, case, record_property):
     """gamma, plain runs and inversions in turn give what they do uncompiled, and each is compiled once."""
-    graphs = []
+    model, graphs = small_model(), []
 
     def backend(graph, inputs, **options):
         graphs.append(graph)
@@ -99,23 +103,28 @@ def test_compiled_models_see_every_change(pack, model, case, inverted, run, reco
     compiled = model.clone()
     set_torch_compile_wrapper(model=compiled, backend=backend,
                               options={"guard_filter_fn": lambda entries: ["transformer_options" not in entry.name for entry in entries]})
-    (_, content, _), (_, style, _) = inverted
+
+    def inversion(base, latent):
+        [recording] = pack.CaptureSelfAttention(model=base)
+        return pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=2, schedule="ddim")
+
+    (noise, content, sigmas), (_, style, _) = (inversion(model, latent) for latent in (case.content, case.style))
+
+    def run(base):
+        return sample_custom(base, case.positive, sigmas, noise)["samples"]
 
     def inject(base, gamma):
         return pack.InjectStyleKV(model=base, content_features=content, style_features=style, gamma=gamma)[0]
 
-    def inversion(base, latent):
-        [recording] = pack.CaptureSelfAttention(model=base, layers="9")
-        noise, features, _ = pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=2, schedule="ddim")
-        return noise["samples"], features.steps
-
     made = []
     for gamma in (0.6, None, 0.0, 0.6, 0.3, None):
-        results = (run(base if gamma is None else inject(base, gamma), 2) for base in (compiled, model))
+        results = (run(base if gamma is None else inject(base, gamma)) for base in (compiled, model))
         torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
         made.append(len(graphs))
     for latent in (case.content, case.style):
-        torch.testing.assert_close(inversion(compiled, latent), inversion(model, latent), rtol=1e-5, atol=1e-5)
+        inverted = (inversion(base, latent) for base in (compiled, model))
+        results = ([noise["samples"], features.source.steps] for noise, features, _ in inverted)
+        torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
         made.append(len(graphs))
     torch.compiler.reset()
     assert made == [1, 2, 2, 2, 2, 2, 3, 3]
@@ -124,11 +133,11 @@ def test_compiled_models_see_every_change(pack, model, case, inverted, run, reco
 
 # Caches of model calls
 
-@pytest.mark.parametrize("place", ["auto", "recompute"])
+@pytest.mark.parametrize("device", ["auto", "recompute"])
 @pytest.mark.parametrize("cache", [EasyCacheNode, LazyCacheNode])
-def test_an_inversion_leaves_no_step_out(pack, model, case, inverted, cache, place, record_property):
+def test_an_inversion_leaves_no_step_out(pack, model, case, inverted, cache, device, record_property):
     cached = first_output(cache.execute(model, 3.0, 0.0, 1.0, False))
-    [recording] = pack.CaptureSelfAttention(model=cached, layers="6-11", place=place)
+    [recording] = pack.CaptureSelfAttention(model=cached, blocks="6-11", feature_device=device)
     noise, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
     (plain, content, _), _ = inverted
     assert torch.equal(noise["samples"], plain["samples"]) and features.sigmas == content.sigmas
@@ -144,7 +153,7 @@ def test_another_cache_in_an_inversion_is_refused(pack, model, case):
 
     cached = model.clone()
     cached.add_wrapper("diffusion_model", every_other)
-    [recording] = pack.CaptureSelfAttention(model=cached, layers="6-11")
+    [recording] = pack.CaptureSelfAttention(model=cached, blocks="6-11")
     with pytest.raises(ValueError, match="called the model at 2 of 4 steps: another node left the others out"):
         pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=4, schedule="ddim")
 
@@ -156,10 +165,10 @@ def hand_on(q, k, v, extra_options, mask=None):
     return v
 
 
-def test_perturbed_attention_in_an_injected_block(pack, model, inverted, paper_attention, run, relative_error, record_property):
+def test_perturbed_attention_in_an_injected_block(pack, model, inverted, run, record_property):
     """It hands on the picture's own values, and the style of another size fits beside them."""
     (_, content, _), (_, style, _) = inverted
-    half = style._replace(steps=[[n[:, :n.shape[1] // 2] for n in step] for step in style.steps])
+    half = with_steps(style, [[n[:, :n.shape[1] // 2] for n in step] for step in style.source.steps])
     perturbed = model.clone()
     perturbed.set_model_attn1_replace(hand_on, "output", 9)
     [m] = pack.InjectStyleKV(model=perturbed, content_features=content, style_features=half, **SETTINGS)
@@ -171,7 +180,7 @@ def test_perturbed_attention_in_an_injected_block(pack, model, inverted, paper_a
     record_property("beside", ("any", "perturbed attention (PAG) in an injected block", "composes, with the picture's own values"))
 
 
-def test_attention_that_is_replaced_but_not_perturbed(model, inverted, injected, run, relative_error):
+def test_attention_that_is_replaced_but_not_perturbed(model, inverted, injected, run):
     """Such as SEG's: it gets the style's keys and values, and the mixed query."""
     replaced = model.clone()
     heads = model.model.diffusion_model.output_blocks[9][1].transformer_blocks[0].attn1.heads
@@ -194,18 +203,18 @@ def windows(n, context, value, extra_options):
 def test_windows_of_attention_are_refused(pack, model, case, injected, run, record_property):
     windowed = model.clone()
     windowed.set_model_attn1_patch(windows)
-    with pytest.raises(ValueError, match="cuts the queries of self-attention into tiles"):
+    with pytest.raises(ValueError, match="cuts self-attention into tiles"):
         run(injected(windowed))
     [tiled] = HyperTile.execute(model, tile_size=32, swap_size=2, max_depth=0, scale_depth=False)
     for other in (windowed, tiled):
-        [recording] = pack.CaptureSelfAttention(model=other, layers="6-11")
+        [recording] = pack.CaptureSelfAttention(model=other, blocks="6-11")
         with pytest.raises(ValueError, match="cuts self-attention into tiles .* Remove it from the model that is inverted"):
             pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
     record_property("beside", ("ComfyUI", "HyperTile", "refused: cuts self-attention into tiles"))
 
 
-@pytest.mark.parametrize("place", ["auto", "recompute"])
-def test_an_inversion_of_tiles_is_refused(pack, model, case, place):
+@pytest.mark.parametrize("device", ["auto", "recompute"])
+def test_an_inversion_of_tiles_is_refused(pack, model, case, device):
     """As Tiled Diffusion calls the model: all tiles as one batch."""
     def tiles(apply_model, args):
         parts = torch.cat(args["input"].chunk(2, -1))
@@ -214,7 +223,7 @@ def test_an_inversion_of_tiles_is_refused(pack, model, case, place):
 
     tiled = model.clone()
     tiled.set_model_unet_function_wrapper(tiles)
-    [recording] = pack.CaptureSelfAttention(model=tiled, layers="6-11", place=place)
+    [recording] = pack.CaptureSelfAttention(model=tiled, blocks="6-11", feature_device=device)
     with pytest.raises(ValueError, match="needs the whole picture in one model call .* for tiles"):
         pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
 
@@ -224,8 +233,8 @@ def test_an_inversion_of_tiles_is_refused(pack, model, case, place):
 def test_recomputing_an_inversion_that_another_node_wrapped_is_refused(pack, model, case):
     wrapped = model.clone()
     wrapped.add_wrapper("diffusion_model", lambda executor, *args, **kwargs: executor(*args, **kwargs) * 1.01)
-    [recording] = pack.CaptureSelfAttention(model=wrapped, layers="6-11", place="recompute")
-    with pytest.raises(ValueError, match="place recompute cannot repeat what another node adds to the model calls"):
+    [recording] = pack.CaptureSelfAttention(model=wrapped, blocks="6-11", feature_device="recompute")
+    with pytest.raises(ValueError, match="feature_device recompute cannot repeat what another node adds to the model calls"):
         pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
 
 
@@ -240,10 +249,10 @@ def hooked(model, case):
 
 
 @pytest.fixture
-def transfer(pack, model, case, sample_custom):
-    """transfer(place, inverted_with, sampled_with): the latent of five nodes with these prompts."""
-    def run(place, inverted_with, sampled_with):
-        [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", place=place)
+def transfer(pack, model, case):
+    """transfer(device, inverted_with, sampled_with): the latent of five nodes with these prompts."""
+    def run(device, inverted_with, sampled_with):
+        [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_device=device)
         (noise, content, sigmas), (_, style, _) = (
             pack.DDIMInvert(model=recording, latent=latent, positive=inverted_with, steps=3, schedule="ddim")
             for latent in (case.content, case.style))
@@ -253,7 +262,7 @@ def transfer(pack, model, case, sample_custom):
     return run
 
 
-def test_recomputing_with_the_same_lora_hooks(hooked, case, transfer, relative_error, record_property):
+def test_recomputing_with_the_same_lora_hooks(hooked, case, transfer, record_property):
     assert relative_error(transfer("recompute", hooked, hooked), transfer("auto", hooked, hooked)) < 1e-4
     assert relative_error(transfer("auto", hooked, hooked), transfer("auto", case.positive, case.positive)) > 1e-3
     record_property("beside", ("ComfyUI", "LoRA hooks of prompts", "compose; place recompute needs the same in inversion and sampling"))
@@ -269,8 +278,7 @@ def test_recomputing_with_lora_hooks_on_one_side_is_refused(hooked, case, transf
 
 # Masks and classes
 
-def test_differential_diffusion_is_told_to_have_no_effect(pack, model, case, injected, sample_custom, inverted, caplog,
-                                                          record_property):
+def test_differential_diffusion_is_told_to_have_no_effect(pack, model, case, injected, inverted, caplog, record_property):
     (noise, _, sigmas), _ = inverted
     soft = torch.linspace(0, 1, 24).expand(1, 16, 24)
     m = injected(first_output(DifferentialDiffusion.execute(model, 1.0)))

@@ -12,10 +12,13 @@ from pathlib import Path
 import comfy.samplers
 import pytest
 import torch
+from cases import relative_error
 from comfy.samplers import sampler_object
 
 import nodes
+from tools.demo.transfer import sample_custom
 from tools.pack import NODES
+from tools.reference import paper_attention
 
 PACKS = Path(os.environ["STYLEID_PACKS"]) if "STYLEID_PACKS" in os.environ else None
 SETTINGS = dict(gamma=0.6, temperature=1.3)
@@ -80,13 +83,12 @@ MODELS = {
     ("sd-perturbed-attention", "PerturbedAttention"): (dict(unet_block="middle"), COMPOSES),
     ("sd-perturbed-attention", "SmoothedEnergyGuidanceAdvanced"): (dict(unet_block="middle"), COMPOSES),
     ("ComfyUI-TiledDiffusion", "TiledDiffusion"): (dict(tile_width=64, tile_height=64, tile_overlap=0), "only a part of the picture"),
-    ("comfyui_jankhidiffusion", "ApplyMSWMSAAttention"): (dict(end_time=1.0, output_blocks="9"), "cuts the queries of self-attention"),
+    ("comfyui_jankhidiffusion", "ApplyMSWMSAAttention"): (dict(end_time=1.0, output_blocks="9"), "cuts self-attention into tiles"),
 }
 
 
 @pytest.mark.parametrize("case_of", MODELS, ids=" ".join)
-def test_models_that_others_patch(pack, model, case, loaded, inputs, paper_attention, sample_custom, relative_error, case_of,
-                                   record_property):
+def test_models_that_others_patch(pack, model, case, loaded, inputs, case_of, record_property):
     folder, name = case_of
     loaded(folder)
     settings, expected = MODELS[case_of]
@@ -119,7 +121,7 @@ SAMPLERS = {
 
 
 @pytest.mark.parametrize("case_of", SAMPLERS, ids=" ".join)
-def test_samplers_of_others(pack, model, case, loaded, inputs, paper_attention, relative_error, case_of, record_property):
+def test_samplers_of_others(pack, model, case, loaded, inputs, case_of, record_property):
     folder, name, *_ = case_of
     loaded(folder)
     wrapped, settings, expected = SAMPLERS[case_of]
@@ -160,7 +162,7 @@ def test_a_reference_of_advanced_controlnet(pack, model, case, loaded, record_pr
     result = getattr(applied(), applied.FUNCTION)(positive=case.positive, negative=case.positive, control_net=control, image=reference,
                                                   strength=1.0, start_percent=0.0, end_percent=1.0)
     positive = getattr(result, "result", result)[0]
-    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", place="recompute")
+    [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_device="recompute")
     with pytest.raises(ValueError, match="place recompute cannot repeat"):
         pack.DDIMInvert(model=recording, latent=case.content, positive=positive, steps=2, schedule="ddim")
     record_property("beside", (versioned("ComfyUI-Advanced-ControlNet"), "Reference in an inversion", "refused with place recompute"))

@@ -1,29 +1,61 @@
 """Every stage against the values that the authors' code gives, in float32, through the nodes that a user drags."""
 
+import functools
+
 import comfy.supported_models
 import pytest
 import torch
+from cases import Golden, from_latent
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_base import ModelType
 from comfy.samplers import KSAMPLER
 
-from demo.styleid_demo.unet import load_unet
+from tools.demo.transfer import sample_custom
+from tools.miniature.unet import load_unet
 
 ONE_NODE, FIVE_NODES, STAGE = 1e-4, 1e-3, 1e-4
 
 VARIANTS = {50: ["default", "gamma_0_3", "gamma_0", "gamma_1", "tau_1", "no_adain", "no_injection", "layers_9_11"],
             20: ["default", "no_injection"]}
 
-each_variant = pytest.mark.parametrize(("golden", "variant"), [(steps, name) for steps in VARIANTS for name in VARIANTS[steps]],
-                                       indirect=["golden"])
+QUICK = ("default", "no_injection", "layers_9_11")  # the others with dev.py test --all
+
+each_variant = pytest.mark.parametrize(("golden", "variant"), [
+    pytest.param(steps, name, marks=() if name in QUICK else pytest.mark.slow) for steps, names in VARIANTS.items() for name in names],
+    indirect=["golden"])
+
+
+@pytest.fixture(scope="module")
+def model():
+    """The UNet of the golden values."""
+    return load_unet(weight_seed=0)
+
+
+@pytest.fixture(params=[50, 20], ids=["50_steps", "20_steps"])
+def golden(request):
+    return Golden(request.param)
+
+
+@pytest.fixture(scope="module")
+def invert(pack, model):
+    """invert(golden, blocks): [(noise, features, sigmas) of content, of style], by the nodes; each is run once."""
+    @functools.cache
+    def with_nodes(steps, blocks):
+        golden = Golden(steps)
+        with torch.inference_mode():
+            [recording] = pack.CaptureSelfAttention(model=model, blocks=blocks)
+            return [pack.DDIMInvert(model=recording, latent=latent, positive=golden.positive, steps=steps, schedule="official")
+                    for latent in (golden.content, golden.style)]
+
+    return lambda golden, blocks="6-11": with_nodes(golden.steps, blocks)
 
 
 @pytest.fixture
 def captured(invert, golden):
-    return dict(zip(("content", "style"), invert(golden, "official")))
+    return dict(zip(("content", "style"), invert(golden)))
 
 
-def layers_of(settings) -> str:
+def blocks_of(settings) -> str:
     return ",".join(map(str, settings["layers"]))
 
 
@@ -33,18 +65,18 @@ def test_the_list_of_variants_is_whole(golden):
 
 @pytest.mark.parametrize("name", ["content", "style"])
 def test_inversion_trajectory(pack_module, model, golden, assert_parity, name):
-    sampling, vp_scale = pack_module("nodes.sampling"), pack_module("styleid_core.ddim").vp_scale
-    schedule = sampling.make_schedule(model, "official", golden.steps)
+    runs, vp_scale = pack_module("nodes.engine.runs"), pack_module("styleid_core.paths").vp_scale
+    schedule = runs.make_schedule(model, "official", golden.steps)
     trajectory = []
-    sampling.invert(model, golden.positive, getattr(golden, name)["samples"], schedule,
-                    lambda step, x0, x, total: trajectory.append(x / vp_scale(schedule.inversion[step + 1])))
+    runs.invert(model, golden.positive, getattr(golden, name)["samples"], schedule,
+                lambda step, x0, x, total: trajectory.append(x / vp_scale(schedule.inversion[step + 1])))
     assert_parity(f"{golden.steps} steps, {name} inversion trajectory", torch.cat(trajectory), golden[f"{name}.trajectory"], STAGE)
 
 
 @pytest.mark.parametrize("name", ["content", "style"])
-def test_inverted_noise(pack_module, from_latent, golden, captured, assert_parity, name):
+def test_inverted_noise(pack_module, golden, captured, assert_parity, name):
     noise, _, sigmas = captured[name]
-    z = from_latent(noise) / pack_module("styleid_core.ddim").vp_scale(sigmas[0])
+    z = from_latent(noise) / pack_module("styleid_core.paths").vp_scale(sigmas[0])
     assert_parity(f"{golden.steps} steps, {name} noise of DDIMInvert", z, golden[f"{name}.trajectory"][-1:], STAGE)
 
 
@@ -56,33 +88,33 @@ def test_captured_features(model, golden, captured, assert_parity, projection):
     assert len(keys) == 9
     for key in keys:
         t, block = key.split(".")[2:]
-        n = features.steps[golden.timesteps.index(int(t[1:]))][features.blocks.index(("output", int(block[7:]), 0))]
+        n = features.source.steps[golden.timesteps.index(int(t[1:]))][features.blocks.index(("output", int(block[7:]), 0))]
         attn1 = model.model.diffusion_model.output_blocks[int(block[7:])][1].transformer_blocks[0].attn1
         heads = getattr(attn1, f"to_{letter}")(n)[0].unflatten(-1, (8, -1)).movedim(1, 0)
         assert_parity(f"{golden.steps} steps, captured {key}", heads, golden[key], STAGE)
 
 
-def test_initial_latent(pack, pack_module, from_latent, golden, captured, assert_parity):
-    [start] = pack.LatentAdaIN(content=captured["content"][0], style=captured["style"][0], strength=1.0)
-    z = from_latent(start) / pack_module("styleid_core.ddim").vp_scale(captured["content"][2][0])
+def test_initial_latent(pack, pack_module, golden, captured, assert_parity):
+    [start] = pack.LatentAdaIN(content=captured["content"][0], style=captured["style"][0], color_strength=1.0)
+    z = from_latent(start) / pack_module("styleid_core.paths").vp_scale(captured["content"][2][0])
     assert_parity(f"{golden.steps} steps, initial latent AdaIN", z, golden["adain"], STAGE)
 
 
 @each_variant
-def test_one_node(pack, model, from_latent, golden, assert_parity, variant):
+def test_one_node(pack, model, golden, assert_parity, variant):
     settings = golden.variants[variant]
     [result] = pack.StyleIDSampler(
         model=model, content=golden.content, style=golden.style, positive=golden.positive, steps=golden.steps, gamma=settings["gamma"],
-        temperature=settings["tau"], adain=float(settings["adain"]), layers=layers_of(settings) if settings["inject"] else "",
+        temperature=settings["tau"], color_strength=float(settings["adain"]), blocks=blocks_of(settings) if settings["inject"] else "",
         schedule="official")
     assert_parity(f"{golden.steps} steps, StyleIDSampler, {variant}", from_latent(result), golden[f"output.{variant}"], ONE_NODE)
 
 
 @each_variant
-def test_five_nodes(pack, model, from_latent, golden, invert, sample_custom, assert_parity, variant):
+def test_five_nodes(pack, model, golden, invert, assert_parity, variant):
     settings = golden.variants[variant]
-    (noise, content_features, sigmas), (style_noise, style_features, _) = invert(golden, "official", layers_of(settings))
-    [start] = pack.LatentAdaIN(content=noise, style=style_noise, strength=float(settings["adain"]))
+    (noise, content_features, sigmas), (style_noise, style_features, _) = invert(golden, blocks_of(settings))
+    [start] = pack.LatentAdaIN(content=noise, style=style_noise, color_strength=float(settings["adain"]))
     m = model
     if settings["inject"]:
         [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features,
@@ -104,8 +136,8 @@ class SD15V(comfy.supported_models.SD15):
         return ModelType.V_PREDICTION
 
 
-def test_v_prediction(pack, case, from_latent, assert_parity):
-    model = load_unet(weight_seed=0, family=SD15V)
+def test_v_prediction(pack, assert_parity):
+    case, model = Golden(20), load_unet(weight_seed=0, family=SD15V)
     model.model.diffusion_model.__class__ = PredictsV
     model.model.diffusion_model.sigmas = model.model.model_sampling.sigmas
     [result] = pack.StyleIDSampler(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps)
@@ -113,12 +145,12 @@ def test_v_prediction(pack, case, from_latent, assert_parity):
 
 
 def test_sampling_trajectory(pack, pack_module, model, golden, captured, assert_parity):
-    sampling, ddim = pack_module("nodes.sampling"), pack_module("styleid_core.ddim")
+    runs, ddim, paths = (pack_module(name) for name in ("nodes.engine.runs", "styleid_core.ddim", "styleid_core.paths"))
     (noise, content_features, sigmas), (style_noise, style_features, _) = captured["content"], captured["style"]
     [start] = pack.LatentAdaIN(content=noise, style=style_noise)
     [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features)
     before_each_step = []
-    sampling.run_sampler(m, golden.positive, start["samples"], KSAMPLER(ddim.sample_ddim), sigmas,
-                         lambda step, x0, x, total: before_each_step.append(x / ddim.vp_scale(sigmas[step])))
+    runs.run_sampler(m, golden.positive, start["samples"], KSAMPLER(ddim.sample_ddim), sigmas,
+                     lambda step, x0, x, total: before_each_step.append(x / paths.vp_scale(sigmas[step])))
     assert_parity(f"{golden.steps} steps, sampling trajectory", torch.cat(before_each_step[1:]),
                   golden["output.default.trajectory"][:-1], STAGE)

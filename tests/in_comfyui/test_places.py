@@ -3,7 +3,11 @@
 import comfy.model_management
 import pytest
 import torch
+from cases import relative_error
 from companions import COMPANY
+
+from tools.demo.transfer import sample_custom, size
+from tools.pack import stylize
 
 RAM = torch.device("cpu")
 STEPS = 4
@@ -26,10 +30,10 @@ def pair(case):
 
 
 @pytest.fixture
-def five_nodes(pack, model, case, sample_custom):
-    """five_nodes(place, content, style): the latent of the five-node graph with what is captured kept at `place`."""
-    def run(place, content, style, capturing=model, sampling=model, schedule="official", **settings):
-        [recording] = pack.CaptureSelfAttention(model=capturing, layers="6-11", place=place)
+def five_nodes(pack, model, case):
+    """five_nodes(device, content, style): the latent of the five-node graph with what is captured kept on `device`."""
+    def run(device, content, style, capturing=model, sampling=model, schedule="official", **settings):
+        [recording] = pack.CaptureSelfAttention(model=capturing, blocks="6-11", feature_device=device)
         (noise, content_features, sigmas), (style_noise, style_features, _) = (
             pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=STEPS, schedule=schedule)
             for latent in (content, style))
@@ -50,64 +54,64 @@ SITUATIONS = {
 
 @pytest.mark.parametrize("situation", SITUATIONS)
 @pytest.mark.parametrize("same_size", [True, False])
-def test_recomputed_features_give_the_same(five_nodes, case, pair, relative_error, situation, same_size):
+def test_recomputed_features_give_the_same(five_nodes, case, pair, situation, same_size):
     content, style = pair if same_size else (case.content, {"samples": case.style["samples"][..., ::2]})
-    kept, recomputed = (five_nodes(place, content, style, **SITUATIONS[situation]) for place in ("auto", "recompute"))
+    kept, recomputed = (five_nodes(device, content, style, **SITUATIONS[situation]) for device in ("auto", "recompute"))
     assert relative_error(recomputed, kept) < 1e-4
 
 
 @pytest.mark.parametrize("name", COMPANY)
-def test_recomputing_beside_other_nodes(five_nodes, model, pair, relative_error, name):
+def test_recomputing_beside_other_nodes(five_nodes, model, pair, name):
     """The other node is on the model that samples and, for weights, on the one that is inverted: only those are shared."""
     sampling = COMPANY[name](model)
     models = dict(capturing=sampling if name == "LoRA" else model, sampling=sampling)
-    kept, recomputed = (five_nodes(place, *pair, **models) for place in ("auto", "recompute"))
+    kept, recomputed = (five_nodes(device, *pair, **models) for device in ("auto", "recompute"))
     assert relative_error(recomputed, kept) < 1e-4
 
 
 @pytest.mark.parametrize(("contents", "styles"), [(2, 1), (2, 2), (1, 2)])
-def test_recomputing_for_frames(five_nodes, pair, relative_error, contents, styles):
+def test_recomputing_for_frames(five_nodes, pair, contents, styles):
     content, style = pair
     frames, styles = ({"samples": torch.cat([latent["samples"].roll(i, -1) for i in range(count)])}
                       for latent, count in ((content, contents), (style, styles)))
-    kept, recomputed = (five_nodes(place, frames, styles) for place in ("auto", "recompute"))
+    kept, recomputed = (five_nodes(device, frames, styles) for device in ("auto", "recompute"))
     assert relative_error(recomputed, kept) < 1e-4
 
 
-def test_recomputing_keeps_latents_and_prompts(pack, model, case, size):
-    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", place="recompute")
+def test_recomputing_keeps_latents_and_prompts(pack, model, case):
+    [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_device="recompute")
     _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=STEPS, schedule="ddim")
-    assert size(features.steps) == STEPS * (case.content["samples"].nbytes + case.positive[0][0].nbytes + 4), "4: the timestep"
+    assert size(features.source.calls) == STEPS * (case.content["samples"].nbytes + case.positive[0][0].nbytes + 4), "4: the timestep"
 
 
-def test_one_node_inverts_both_at_once(pack, model, case, pair, unet_calls, relative_error):
+def test_one_node_inverts_both_at_once(pack, model, case, pair, unet_calls):
     inputs = dict(model=model, positive=case.positive, steps=STEPS)
-    [one_size] = pack.StyleIDSampler(content=pair[0], style=pair[1], **inputs)
+    one_size = stylize(pack, content=pair[0], style=pair[1], **inputs)
     assert unet_calls == [2] * STEPS + [1] * STEPS
     unet_calls.clear()
-    pack.StyleIDSampler(content=case.content, style={"samples": case.style["samples"][..., ::2]}, **inputs)
+    stylize(pack, content=case.content, style={"samples": case.style["samples"][..., ::2]}, **inputs)
     assert unet_calls == [1] * 3 * STEPS
     unet_calls.clear()
-    [recomputed] = pack.StyleIDSampler(content=pair[0], style=pair[1], place="recompute", **inputs)
+    recomputed = stylize(pack, content=pair[0], style=pair[1], feature_device="recompute", **inputs)
     assert unet_calls == [2] * STEPS + [2, 1] * STEPS
     assert relative_error(recomputed["samples"], one_size["samples"]) < 1e-4
 
 
-def test_one_node_with_little_memory(pack, pack_module, model, case, pair, unet_calls, relative_error, monkeypatch):
+def test_one_node_with_little_memory(pack, pack_module, model, case, pair, unet_calls, monkeypatch):
     """Content and style run one after the other."""
     inputs = dict(model=model, positive=case.positive, steps=STEPS, content=pair[0], style=pair[1])
-    [together] = pack.StyleIDSampler(**inputs)
+    together = stylize(pack, **inputs)
     unet_calls.clear()
     need = model.memory_required([2, *pair[0]["samples"].shape[1:]])
-    monkeypatch.setattr(pack_module("nodes.memory"), "room", lambda model: 1.5 * need)
-    [apart] = pack.StyleIDSampler(place="recompute", **inputs)
+    monkeypatch.setattr(pack_module("nodes.engine.memory"), "room", lambda model: 1.5 * need)
+    apart = stylize(pack, feature_device="recompute", **inputs)
     assert unet_calls == [1] * 2 * STEPS + [1, 1, 1] * STEPS
     assert relative_error(apart["samples"], together["samples"]) < 1e-4
 
 
-def test_calls_at_one_sigma_recompute_once(pack, model, case, pair, unet_calls, sample_custom):
+def test_calls_at_one_sigma_recompute_once(pack, model, case, pair, unet_calls):
     """heun evaluates the end of a step and then again the start of the next."""
-    [recording] = pack.CaptureSelfAttention(model=model, layers="6-11", place="recompute")
+    [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_device="recompute")
     (noise, content, sigmas), (_, style, _) = (
         pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=STEPS, schedule="ddim") for latent in pair)
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
@@ -116,9 +120,9 @@ def test_calls_at_one_sigma_recompute_once(pack, model, case, pair, unet_calls, 
     assert unet_calls == [2, 1, 2, 1, 1, 2, 1, 1, 2, 1, 1]
 
 
-def test_a_run_that_recomputes_leaves_no_trace(pack, model, case, pair, sample_custom):
+def test_a_run_that_recomputes_leaves_no_trace(pack, model, case, pair):
     before = repr(model.model_options)
-    pack.StyleIDSampler(model=model, content=pair[0], style=pair[1], positive=case.positive, steps=STEPS, place="recompute")
+    stylize(pack, model=model, content=pair[0], style=pair[1], positive=case.positive, steps=STEPS, feature_device="recompute")
     assert repr(model.model_options) == before
 
 
@@ -126,12 +130,13 @@ GPU = torch.device("meta")  # another device than RAM, which is all that the cho
 FITS, SHORT = 1e12, 1e5
 
 
-@pytest.mark.parametrize(("place", "free_on_gpu", "free_in_ram", "expected"), [
+@pytest.mark.parametrize(("device", "free_on_gpu", "free_in_ram", "expected"), [
     ("auto", FITS, FITS, GPU), ("auto", SHORT, FITS, RAM), ("gpu", FITS, SHORT, GPU), ("cpu", FITS, FITS, RAM),
-    ("recompute", SHORT, SHORT, RAM), ("auto", SHORT, SHORT, "0 GB of GPU memory and 0.0001 GB of RAM are free. .* or place to recompute"),
-    ("gpu", SHORT, FITS, "only 0 GB of GPU memory are free. .* or place to auto or recompute"),
-    ("cpu", FITS, SHORT, "only 0.0001 GB of RAM are free. .* or place to recompute")])
-def test_the_place_of_features(pack_module, model, monkeypatch, caplog, place, free_on_gpu, free_in_ram, expected):
+    ("recompute", SHORT, SHORT, RAM),
+    ("auto", SHORT, SHORT, "0 GB of GPU memory and 0.0001 GB of RAM are free. .* or feature_device to recompute"),
+    ("gpu", SHORT, FITS, "only 0 GB of GPU memory are free. .* or feature_device to auto or recompute"),
+    ("cpu", FITS, SHORT, "only 0.0001 GB of RAM are free. .* or feature_device to recompute")])
+def test_the_place_of_features(pack_module, model, monkeypatch, caplog, device, free_on_gpu, free_in_ram, expected):
     def get_free_memory(device, torch_free_too=False):
         free = {GPU: free_on_gpu, RAM: free_in_ram}[device]
         return (free, 0) if torch_free_too else free
@@ -139,8 +144,8 @@ def test_the_place_of_features(pack_module, model, monkeypatch, caplog, place, f
     monkeypatch.setattr(comfy.model_management, "get_free_memory", get_free_memory)
     m = model.clone()
     m.load_device = GPU
-    memory, recording = pack_module("nodes.memory"), pack_module("nodes.recording")
-    request = recording.requested_capture(recording.request_capture(m, "6-11", "fp16", place))
+    memory, recording = pack_module("nodes.engine.memory"), pack_module("nodes.engine.recording")
+    request = recording.requested_capture(recording.request_capture(m, "6-11", "fp16", device))
     size = memory.feature_bytes(m, request, [1, 4, 16, 24], 20)
 
     def make_room():
@@ -151,8 +156,8 @@ def test_the_place_of_features(pack_module, model, monkeypatch, caplog, place, f
             make_room()
         return
     with caplog.at_level("INFO", logger="styleid"):
-        device, reserved = make_room()
-    assert device == expected
-    assert (reserved is None) == (device == RAM) and (reserved is None or reserved.nbytes == size)
-    assert caplog.messages == ([] if place == "recompute" else
-                               [f"The features of 20 steps will take {size / 1e9:.3g} GB of {'RAM' if device == RAM else 'GPU memory'}."])
+        kept_on, reserved = make_room()
+    assert kept_on == expected
+    assert (reserved is None) == (kept_on == RAM) and (reserved is None or reserved.nbytes == size)
+    assert caplog.messages == ([] if device == "recompute" else
+                               [f"The features of 20 steps will take {size / 1e9:.3g} GB of {'RAM' if kept_on == RAM else 'GPU memory'}."])

@@ -3,13 +3,16 @@
 import pytest
 import torch
 
+from tools.demo.transfer import sample_custom
+from tools.pack import stylize
+
 
 @pytest.fixture
 def transfer(pack, model, case):
     """transfer(**settings): latents of the StyleID Sampler on small pictures, injected in one block."""
     small = [{"samples": latent["samples"][..., :8, :8]} for latent in (case.content, case.style)]
-    inputs = dict(model=model, content=small[0], style=small[1], positive=case.positive, layers="11")
-    return lambda **settings: pack.StyleIDSampler(**inputs, **settings)[0]["samples"]
+    inputs = dict(model=model, content=small[0], style=small[1], positive=case.positive, blocks="11")
+    return lambda **settings: stylize(pack, **inputs, **settings)["samples"]
 
 
 @pytest.mark.parametrize(("steps", "denoise"), [(2, 1.0), (6, 0.01), (3, 0.005), (2, 0.003)])
@@ -42,7 +45,7 @@ def test_schedules_without_usable_sigmas(transfer, calls, settings, sentence):
     assert not calls
 
 
-def test_a_sampler_that_writes_into_its_sigmas(pack, model, case, inverted, sample_custom):
+def test_a_sampler_that_writes_into_its_sigmas(pack, model, case, inverted):
     """uni_pc does, and ComfyUI keeps the sigmas for the next run."""
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)

@@ -7,20 +7,21 @@ import pytest
 import nodes
 
 INPUTS = {
-    "CaptureSelfAttention": {"model": None, "layers": "6-11", "storage": "auto", "place": "auto"},
+    "CaptureSelfAttention": {"model": None, "blocks": "auto", "feature_dtype": "auto", "feature_device": "auto"},
     "DDIMInvert": {"model": None, "latent": None, "positive": None, "steps": 50, "schedule": "official", "denoise": 1.0},
-    "LatentAdaIN": {"content": None, "style": None, "strength": 1.0},
+    "LatentAdaIN": {"content": None, "style": None, "color_strength": 1.0},
     "InjectStyleKV": {"model": None, "content_features": None, "style_features": None, "gamma": 0.75, "temperature": 1.5,
-                      "inject_into": "both", "layers": "", "start_percent": 0.0, "end_percent": 1.0},
+                      "blocks": "auto", "inject_into": "both", "start_percent": 0.0, "end_percent": 1.0},
     "StyleIDSampler": {"model": None, "content": None, "style": None, "positive": None, "steps": 50, "gamma": 0.75, "temperature": 1.5,
-                       "adain": 1.0, "layers": "6-11", "schedule": "official", "negative": None, "cfg": 1.0, "inversion_positive": None,
-                       "denoise": 1.0, "inject_into": "both", "storage": "auto", "place": "auto",
-                       "start_percent": 0.0, "end_percent": 1.0},
+                       "color_strength": 1.0, "blocks": "auto", "schedule": "official", "options": None},
+    "StyleIDOptions": {"negative": None, "cfg": 1.0, "cfg_max_sigma": 5.42, "inversion_positive": None, "denoise": 1.0,
+                       "inject_into": "both", "start_percent": 0.0, "end_percent": 1.0, "feature_dtype": "auto", "feature_device": "auto"},
     "StyleIDScores": {"content": None, "style": None, "stylized": None},
 }
 OUTPUTS = {
     "CaptureSelfAttention": ["MODEL"], "DDIMInvert": ["LATENT", "STYLEID_FEATURES", "SIGMAS"], "LatentAdaIN": ["LATENT"],
-    "InjectStyleKV": ["MODEL"], "StyleIDSampler": ["LATENT"], "StyleIDScores": ["FLOAT", "FLOAT", "FLOAT", "STRING"],
+    "InjectStyleKV": ["MODEL"], "StyleIDSampler": ["LATENT"], "StyleIDOptions": ["STYLEID_OPTIONS"],
+    "StyleIDScores": ["FLOAT", "FLOAT", "FLOAT", "STRING"],
 }
 
 

@@ -23,7 +23,7 @@ def hub(weights):
 
 @pytest.fixture
 def pictures():
-    """Content, style and stylised IMAGEs of 8 bits in one size: two contents, one style."""
+    """Content, style and stylized IMAGEs of 8 bits in one size: two contents, one style."""
     generator = torch.Generator().manual_seed(0)
     return [torch.randint(256, (count, 64, 80, 3), generator=generator) / 255 for count in (2, 1, 2)]
 
@@ -35,7 +35,7 @@ def test_the_node_gives_what_the_command_gives(pack, hub, weights, pictures, tmp
             name = f"{i}_stylized_0" if folder == "stylized" else f"{i}"
             Image.fromarray((picture * 255).round().byte().numpy()).save(tmp_path / folder / f"{name}.png")
     arguments = [f"--{name}={tmp_path / name}" for name in ("content", "style", "stylized")]
-    subprocess.run([sys.executable, "-m", "styleid_core.evaluation", *arguments, f"--weights={weights}", "--metrics", *SCORES,
+    subprocess.run([sys.executable, "-m", "styleid_core.metrics", *arguments, f"--weights={weights}", "--metrics", *SCORES,
                     f"--out={tmp_path / 'report.json'}"], cwd=ROOT, check=True, capture_output=True)
     expected = json.loads((tmp_path / "report.json").read_text())["scores"]
 
@@ -49,7 +49,7 @@ def test_pictures_of_other_sizes_are_fitted(pack, hub, pictures):
     wide = torch.nn.functional.pad(content, (0, 0, 8, 8))  # black to the left and right, which is cut off again
     inputs = dict(style=style, stylized=stylized)
     assert pack.StyleIDScores(content=wide, **inputs) == pack.StyleIDScores(content=content, **inputs)
-    with pytest.raises(ValueError, match="2 stylised pictures and 3 in style"):
+    with pytest.raises(ValueError, match="2 stylized pictures and 3 in style"):
         pack.StyleIDScores(content=content, style=style.repeat(3, 1, 1, 1), stylized=stylized)
 
 

@@ -11,11 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from demo.draw_style import STYLES, draw
-from demo.measures import colour_distance, fine_energy, psnr, saturation, structure_distance, texture_distance
-from demo.styleid_demo.unet import conditioning
-from demo.transfer import Transfer, as_image
+from tools.demo.draw_style import STYLES, draw
+from tools.demo.measures import color_distance, fine_energy, psnr, saturation, structure_distance, texture_distance
+from tools.demo.transfer import Transfer, as_image, sample_custom
+from tools.miniature.unet import conditioning
+from tools.pack import stylize
 
+pytestmark = pytest.mark.slow
 PICTURES = Path(__file__).resolve().parents[1] / "pictures"
 OWN = os.environ.get("STYLEID_PICTURES")
 SIDE = 128  # of pictures that are transferred: 36 pairs in six variants are 10,000 model calls
@@ -58,7 +60,7 @@ def results(transfer, contents, styles):
     def run(**options):
         key = tuple(sorted(options.items()))
         if key not in known:
-            latents = [transfer.stylise(content, style, **options) for style in inverted]
+            latents = [transfer.stylize(content, style, **options) for style in inverted]
             known[key] = torch.stack([chw(transfer.decode(z)) for z in latents]), torch.stack([z["samples"] for z in latents])
         return known[key]
 
@@ -87,13 +89,13 @@ def moved(distance, before: torch.Tensor, after: torch.Tensor, styles: torch.Ten
     return torch.stack(left).mean().item()
 
 
-def test_colours_move_to_the_style(transfer, results, contents, styles, measured):
+def test_colors_move_to_the_style(transfer, results, contents, styles, measured):
     spaces = (("pixels", 0, chw(contents), chw(styles)),
               ("latents", 1, transfer.encode(contents)["samples"], transfer.encode(styles)["samples"]))
     for name, i, before, target in spaces:
-        left = moved(colour_distance, before, results()[i], target)
+        left = moved(color_distance, before, results()[i], target)
         measured(f"distance of means and deviations to the style that is left, {name}", left, at_most=0.5)
-        measured(f"the same without AdaIN, {name}", moved(colour_distance, before, results(adain=0.0)[i], target), at_least=left)
+        measured(f"the same without AdaIN, {name}", moved(color_distance, before, results(color_strength=0.0)[i], target), at_least=left)
 
 
 def test_injection_moves_the_texture(transfer, results, contents, styles, measured):
@@ -116,12 +118,12 @@ def test_gamma_keeps_the_structure(results, contents, measured):
                  at_most=distances[-2] if len(distances) > 1 else float("inf"))
 
 
-def test_guidance_does_not_burn_the_colours(pack, transfer, contents, styles, sample_custom, measured):
+def test_guidance_does_not_burn_the_colors(pack, transfer, contents, styles, measured):
     """A prompt at cfg 7: the StyleID Sampler beside a stock sampler that guides from the first step."""
     prompt, empty = conditioning("photograph"), transfer.positive
     content, style = transfer.encode(contents), transfer.encode(styles[:1])
     inputs = dict(model=transfer.model, content=content, style=style, positive=prompt, negative=empty, inversion_positive=empty)
-    unguided, guided = (saturation(chw(transfer.decode(*pack.StyleIDSampler(cfg=cfg, **inputs)))).mean().item() for cfg in (1.0, 7.0))
+    unguided, guided = (saturation(chw(transfer.decode(stylize(pack, cfg=cfg, **inputs)))).mean().item() for cfg in (1.0, 7.0))
 
     noise, features, sigmas = transfer.invert(contents)
     style_noise, style_features, _ = transfer.invert(styles[:1])

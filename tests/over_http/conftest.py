@@ -20,6 +20,8 @@ def prompt(server):
         loaded = use_demo_model(load_prompt(ROOT / "example_workflows" / f"{name}.json", info))
         for inputs in find(loaded, "ImageScaleToTotalPixels"):
             inputs |= {"megapixels": 0.0156}
+        for inputs, name in zip(find(loaded, "LoadImage"), ("content", "style")):
+            inputs |= {"image": f"styleid_{name}.jpg"}
         return loaded
 
     return load

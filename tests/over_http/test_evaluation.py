@@ -11,12 +11,13 @@ import time
 from itertools import groupby
 from pathlib import Path
 
+import psutil
 import pytest
 
-from evaluation import servers
-from evaluation.__main__ import main
 from tools.client import fetch
 from tools.host import running_host
+from tools.protocol import servers
+from tools.protocol.__main__ import main
 from tools.server import serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +62,7 @@ def made(runs: list) -> list[tuple]:
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "evaluation", *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, "-m", "tools.protocol", *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"})
 
 
@@ -99,6 +100,7 @@ def test_inversions_are_shared_and_a_broken_picture_is_left_out(server, protocol
     assert inverted.count("content") <= 4, "a content was inverted again for another gamma"
 
 
+@pytest.mark.slow
 def test_a_killed_servers_pairs_go_to_the_other(server, protocol, history, tmp_path):
     with serve(running_host(), tmp_path / "second") as second:
         runner = start([*protocol, "--steps", "60", "--server", server.url, "--server", second.url])
@@ -112,6 +114,7 @@ def test_a_killed_servers_pairs_go_to_the_other(server, protocol, history, tmp_p
     assert len(runs) == len(set(made(runs))) == 4
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_goes_on(server, protocol, history, tmp_path):
     command = [*protocol, "--steps", "61", "--server", server.url]
     runner = start(command)
@@ -132,10 +135,11 @@ def test_a_cancelled_run_goes_on(server, protocol, history, tmp_path):
     assert main(command) == 0 and len(history()) == len(runs), "there was nothing left to do"
 
 
+@pytest.mark.slow
 def test_a_failed_picture_is_named_and_tried_once(server, protocol, history, capsys):
-    assert main([*protocol, "--steps", "2", "--layers", "6-12", "--server", server.url]) == 0
+    assert main([*protocol, "--steps", "2", "--blocks", "6-12", "--server", server.url]) == 0
     out = capsys.readouterr().out
-    assert "astronaut_stylized_coffee (gamma_0.75_temperature_1.5) failed: layers" in out
+    assert "astronaut_stylized_coffee (gamma_0.75_temperature_1.5) failed: blocks" in out
     assert "0 of 4 pictures" in out and "(failed: 4, unreadable files: 0)" in out
     assert len(history()) == 4
 
@@ -155,3 +159,34 @@ def test_a_folder_keeps_to_one_method(server, protocol, capsys):
     assert main([*protocol, "--steps", "2", "--server", server.url]) == 0
     assert main([*protocol, "--steps", "3", "--server", server.url]) == 1
     assert "was begun with steps 2 (now 3). Name another folder with --out." in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_killed_worker_of_a_cluster_is_replaced(protocol, tmp_path):
+    """Ray on two nodes of one processor each, on this machine: an actor is killed at work, and its pair is made all the same."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
+    here = psutil.Process()
+    try:
+        runner = start([*protocol, "--steps", "60", "--ray", cluster.address])
+        wait_for(lambda: len(actors(here)) == 2, 120)
+        wait_for(lambda: any(comfyui_of(actor) for actor in actors(here)), 120)
+        killed = next(actor for actor in actors(here) if comfyui_of(actor))
+        [left] = comfyui_of(killed)
+        killed.kill()
+        left.kill()  # which nobody else would end
+        out, _ = runner.communicate(timeout=600)
+    finally:
+        cluster.shutdown()
+    assert runner.returncode == 0, out
+    assert "4 of 4 pictures" in out and pictures(tmp_path).keys() == NAMES
+
+
+def actors(of: psutil.Process) -> list[psutil.Process]:
+    return [process for process in of.children(recursive=True) if process.name().startswith("ray::ComfyUI")]
+
+
+def comfyui_of(actor: psutil.Process) -> list[psutil.Process]:
+    return [process for process in actor.children() if "main.py" in " ".join(process.cmdline())]

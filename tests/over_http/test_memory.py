@@ -33,6 +33,7 @@ def peak_memory(server):
     return measure
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow(prompt, run, peak_memory):
     """30 transfers, all different, end with what three took: while they run and after."""
     graph = prompt("styleid_simple")
@@ -60,7 +61,7 @@ def test_an_error_does_not_keep_features_as_text(prompt, run):
     """ComfyUI's history keeps the inputs of a node that fails."""
     graph = prompt("styleid_nodes")
     [inject] = find(graph, "InjectStyleKV")
-    inject["layers"] = "3"  # was not captured
+    inject["blocks"] = "3"  # was not captured
     failed = run(graph)
     assert failed.messages["execution_error"]["node_type"] == "InjectStyleKV"
     assert len(json.dumps(failed.messages)) < 10_000

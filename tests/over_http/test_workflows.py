@@ -110,16 +110,16 @@ def test_sdxl_records_and_injects_its_own_blocks(prompt, run, picture):
     [sampler] = find(graph, "StyleIDSampler")
     sampler |= {"steps": 6, "schedule": "ddim"}
     injected = picture(run(graph))
-    sampler["layers"] = ""
+    sampler["blocks"] = ""
     assert abs(injected - picture(run(graph))).mean() > 1
 
 
 def test_a_mistake_is_told_in_the_users_words(prompt, run):
     graph = prompt("styleid_simple")
     [sampler] = find(graph, "StyleIDSampler")
-    sampler["layers"] = "6-12"
+    sampler["blocks"] = "6-12"
     failed = run(graph)
     assert failed.status == "error"
     error = failed.messages["execution_error"]
     assert error["exception_type"] == "ValueError" and error["node_type"] == "StyleIDSampler"
-    assert "output block 12 of this model has no self-attention. Choose from 3, 4, 5, 6," in error["exception_message"]
+    assert "output block 12 of this model has no self-attention. Choose from output 3-11" in error["exception_message"]

@@ -96,7 +96,7 @@ def evaluation(rng: random.Random, place: Path, weights: Path, port: int) -> tup
         del options[name]
     parts = [str(part) for name, value in options.items() for part in (name, value)]
     return f"measuring, {what}: {how if what in ('picture', 'folder', 'table', 'weights', 'kept') else 'unusual'}", [
-        "-m", "styleid_core.evaluation", *parts]
+        "-m", "styleid_core.metrics", *parts]
 
 
 def same_host() -> list[str]:
@@ -122,15 +122,15 @@ def developing(rng: random.Random, place: Path, weights: Path, port: int) -> tup
         "a version": ["test", "--host", rng.choice(("0.0.1", "", "newest", "0.30"))],
         "two ComfyUIs": ["test", "--host", "0.30.0", "--comfyui", place],
         "no command": rng.choice(([], ["dem"], ["--help-me"], ["demo", "serve"], ["figures", "--now"])),
-        "pictures to stylise": ["evaluate", *same_host(), *pairs],
-        "settings to stylise with": ["evaluate", *same_host(), *pairs, *rng.choice((
+        "pictures to stylize": ["evaluate", *same_host(), *pairs],
+        "settings to stylize with": ["evaluate", *same_host(), *pairs, *rng.choice((
             ["--gamma", "many"], ["--steps", "few"], ["--side", "0"], ["--side", "-8"], ["--server", "localhost"], ["--ray"], ["--metrics"],
             ["--checkpoint", place / "missing"], ["--server", f"http://127.0.0.1:{port}", "--ray", "auto"]))],
         "training": ["train", *same_host(), *rng.choice((["--images", place / "missing"], ["--images", place / "empty"], ["--images"]))],
     }
     name = rng.choice(list(tries))
     arguments = tries[name]
-    if name == "pictures to stylise":
+    if name == "pictures to stylize":
         path = rng.choice((place / "content", place / "style", place / "content" / "picture.png"))
         damage.damage(rng, FOLDERS if path.is_dir() else damage.FILES, path)
     return f"dev.py, {name}", ["dev.py", *map(str, arguments)]

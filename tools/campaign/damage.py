@@ -25,7 +25,7 @@ def huge_png() -> bytes:
 
 
 def several_frames(path: Path):
-    frames = [Image.new("RGB", (64, 64), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "blue")]
     frames[0].save(path, "GIF", save_all=True, append_images=frames[1:])
 
 
@@ -70,7 +70,7 @@ PICTURES = FILES | {
     "three pixels": lambda path: draw_picture(path, 1, (3, 3)),
     "a strip": lambda path: draw_picture(path, 1, (300, 1)),
     "another size": lambda path: draw_picture(path, 1, (80, 48)),
-    "grey": lambda path: draw_picture(path, 1, mode="L"),
+    "gray": lambda path: draw_picture(path, 1, mode="L"),
     "with alpha": lambda path: draw_picture(path, 1, mode="RGBA"),
     "a palette": lambda path: draw_picture(path, 1, mode="P"),
     "16 bits": lambda path: draw_picture(path, 1, mode="I;16"),

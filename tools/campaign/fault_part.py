@@ -21,7 +21,7 @@ from .outcome import Outcome
 from .residue import Bench
 
 POOL, CASES = 8, 400  # so many transfers, drawn anew after so many cases
-CLOSE = {"auto": 2e-3, "fp16": 2e-2, "bf16": 2e-2, "int8": 2e-2}  # of the same transfer in one node and in five, by storage
+CLOSE = {"auto": 2e-3, "fp16": 2e-2, "bf16": 2e-2, "int8": 2e-2}  # of the same transfer in one node and in five, by feature_dtype
 
 
 class FaultPart:
@@ -89,7 +89,7 @@ class FaultPart:
         if not (one.isfinite().all() and five.isfinite().all()):
             return [Outcome(tried, "wrong", f"a result with NaN: {transfer}")]
         difference = ((one - five).norm() / one.norm()).item()
-        if one.shape != five.shape or difference > CLOSE[transfer.settings["storage"]]:
+        if one.shape != five.shape or difference > CLOSE[transfer.settings["feature_dtype"]]:
             return [Outcome(tried, "wrong", f"they differ by {difference:.2g}: {transfer}")]
         return [Outcome(tried, "right")]
 

@@ -101,7 +101,7 @@ def in_a_wrapper(model, trigger, layer):
         return result
 
     m = model.clone()
-    # Not of the UNet's own call, which place recompute could not repeat: those are refused.
+    # Not of the UNet's own call, which feature_device recompute could not repeat: those are refused.
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.SAMPLER_SAMPLE, WrappersMP.APPLY_MODEL):
         m.add_wrapper_with_key(kind, "campaign", wrapper)
     yield m

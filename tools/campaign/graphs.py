@@ -4,7 +4,7 @@ import random
 
 from .values import NOT_A_CHOICE, inputs_of
 
-OURS = ("CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDScores")
+OURS = ("CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDScores")
 SIDES = (8, 8, 8, 9, 11, 16)
 STYLES = (1,) * 7 + (2,)  # how many of them in a batch
 ODD_SHAPES = ("0,4,8,8", "1,4,1,1", "1,4,2,3", "1,16,8,8", "1,3,8,8", "4,8,8", "1,4,1,8,8", "1,4,8,0", "1,4,64,4", "5,4,8,8", "1,4")
@@ -81,8 +81,9 @@ def one_node(graph: Graph) -> dict:
     optional = {} if graph.odd() else {"negative": graph.conditioning()}
     if graph.rng.random() < 0.3:
         optional["inversion_positive"] = graph.conditioning()
+    options = {"options": [graph.ours("StyleIDOptions", **optional), 0]} if graph.rng.random() < 0.8 else {}
     sampler = graph.ours("StyleIDSampler", model=graph.any_model(), content=graph.latent(), style=graph.latent(STYLES),
-                         positive=graph.conditioning(), **optional)
+                         positive=graph.conditioning(), **options)
     return report(graph, [sampler, 0])
 
 
@@ -90,7 +91,7 @@ def five_nodes(graph: Graph) -> dict:
     """Both inversions with the same settings for the most part, then one of several ways to sample."""
     rng = graph.rng
     recording = graph.ours("CaptureSelfAttention", model=graph.any_model())
-    graph.prompt[recording]["inputs"]["layers"] = graph.prompt[recording]["inputs"]["layers"] or "auto"
+    graph.prompt[recording]["inputs"]["blocks"] = graph.prompt[recording]["inputs"]["blocks"] or "auto"
     content = graph.ours("DDIMInvert", model=[recording, 0], latent=graph.latent(), positive=graph.conditioning())
     style = graph.ours("DDIMInvert", model=[recording, 0], latent=graph.latent(STYLES), positive=graph.conditioning())
     if rng.random() < 0.85:
@@ -99,7 +100,7 @@ def five_nodes(graph: Graph) -> dict:
     start = [graph.ours("LatentAdaIN", content=[content, 0], style=[style, 0]), 0]
     injected = graph.ours("InjectStyleKV", model=graph.any_model(), content_features=[content, 1], style_features=[style, 1])
     if rng.random() < 0.7:
-        graph.prompt[injected]["inputs"]["layers"] = ""
+        graph.prompt[injected]["inputs"]["blocks"] = "auto"
     if graph.odd():
         start = [graph.add("SetLatentNoiseMask", samples=start, mask=[graph.add("SolidMask", value=0.5, width=64, height=64), 0]), 0]
     return report(graph, sampled(graph, [injected, 0], start, [content, 2]))

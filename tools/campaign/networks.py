@@ -6,7 +6,7 @@ import torch
 from torchvision.models import alexnet
 from torchvision.models.vgg import cfgs, make_layers
 
-from styleid_core.evaluation.networks import ALEXNET, VGG19
+from styleid_core.metrics.networks import ALEXNET, VGG19
 
 
 def write_weights(folder: Path):

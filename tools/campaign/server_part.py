@@ -109,7 +109,7 @@ class ServerPart:
             "latent": {"class_type": "CampaignLatent", "inputs": dict(shape="1,4,8,8", fill="noise", mask="none", seed=1)},
             "sampler": {"class_type": "StyleIDSampler", "inputs": dict(
                 model=["model", 0], content=["latent", 0], style=["latent", 0], positive=["model", 1], steps=2, gamma=0.75, temperature=1.5,
-                adain=1.0, layers="6-11", schedule="ddim")},
+                color_strength=1.0, blocks="6-11", schedule="ddim")},
             "report": {"class_type": "CampaignReport", "inputs": dict(value=["sampler", 0], salt=0)}}
         run = await asyncio.wait_for(run_prompt(self.url, transfer), SECONDS)
         await free(self.url)

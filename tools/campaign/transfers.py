@@ -8,8 +8,9 @@ import comfy.sd
 import comfy.supported_models
 import torch
 
-from demo.styleid_demo.unet import CONTEXT_DIM, UNET, load_unet, prompt_token, seeded_tensor
-from demo.transfer import sample_custom
+from ..demo.transfer import sample_custom
+from ..miniature.unet import CONTEXT_DIM, UNET, load_unet, prompt_token, seeded_tensor
+from ..pack import stylize
 
 # Two resolutions, with attention in the decoder only: a call takes milliseconds.
 SMALL_UNET = UNET | dict(num_res_blocks=[1, 1], channel_mult=[1, 2], transformer_depth=[0, 0], transformer_depth_output=[1] * 4,
@@ -32,10 +33,11 @@ class Transfer(NamedTuple):
 def random_transfer(rng: random.Random) -> Transfer:
     sizes = [tuple(rng.choice((8, 10, 16)) for _ in range(2)) for _ in range(2)]
     contents, styles = rng.choice([(1, 1), (1, 1), (2, 1), (1, 2), (2, 2)])
-    settings = dict(steps=rng.choice((2, 3)), gamma=rng.random(), temperature=rng.uniform(0.5, 2.5), adain=rng.choice((0.0, 0.5, 1.0)),
-                    layers=rng.choice(("0-3", "auto", "1,3")), schedule=rng.choice(("official", "ddim", "karras", "normal")),
+    settings = dict(steps=rng.choice((2, 3)), gamma=rng.random(), temperature=rng.uniform(0.5, 2.5),
+                    color_strength=rng.choice((0.0, 0.5, 1.0)), blocks=rng.choice(("0-3", "auto", "1,3")),
+                    schedule=rng.choice(("official", "ddim", "karras", "normal")),
                     denoise=rng.choice((1.0, 1.0, 0.6)), inject_into=rng.choice(("both", "cond")),
-                    storage=rng.choice(("auto", "fp16", "bf16", "int8")), place=rng.choice(("auto", "cpu", "recompute")))
+                    feature_dtype=rng.choice(("auto", "fp16", "bf16", "int8")), feature_device=rng.choice(("auto", "cpu", "recompute")))
     return Transfer(rng.randrange(10 ** 6), contents, styles, sizes[0], rng.choice(sizes), rng.choice(("one", "five")), rng.random() < 0.3,
                     rng.random() < 0.3, rng.choice((1.0, 1.0, 3.0)), settings)
 
@@ -65,7 +67,7 @@ def latents(transfer: Transfer) -> tuple[dict, dict]:
 
 
 def run(pack, model, transfer: Transfer) -> torch.Tensor:
-    """The stylised latent (B, C, H, W)."""
+    """The stylized latent (B, C, H, W)."""
     content, style = latents(transfer)
     if transfer.lora:
         model = comfy.sd.load_lora_for_models(model, None, lora_weights(), 1.0, 0.0)[0]
@@ -75,15 +77,16 @@ def run(pack, model, transfer: Transfer) -> torch.Tensor:
 
 
 def one_node(pack, model, content: dict, style: dict, prompts: dict, settings: dict) -> dict:
-    return pack.StyleIDSampler(model=model, content=content, style=style, **prompts, **settings)[0]
+    return stylize(pack, model=model, content=content, style=style, **prompts, **settings)
 
 
 def five_nodes(pack, model, content: dict, style: dict, prompts: dict, settings: dict) -> dict:
-    recording = pack.CaptureSelfAttention(model=model, **{name: settings[name] for name in ("layers", "storage", "place")})[0]
+    capture = {name: settings[name] for name in ("blocks", "feature_dtype", "feature_device")}
+    recording = pack.CaptureSelfAttention(model=model, **capture)[0]
     path = {name: settings[name] for name in ("steps", "schedule", "denoise")}
     (noise, content_features, sigmas), (style_noise, style_features, _) = (
         pack.DDIMInvert(model=recording, latent=latent, positive=prompts["positive"], **path) for latent in (content, style))
-    start = pack.LatentAdaIN(content=noise, style=style_noise, strength=settings["adain"])[0]
+    start = pack.LatentAdaIN(content=noise, style=style_noise, color_strength=settings["color_strength"])[0]
     injected = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features,
                                   **{name: settings[name] for name in ("gamma", "temperature", "inject_into")})[0]
     return sample_custom(injected, prompts["positive"], sigmas, start, cfg=prompts["cfg"], negative=prompts["negative"])

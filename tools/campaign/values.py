@@ -2,14 +2,14 @@
 
 import random
 
-LAYERS = ("auto", "auto", "auto", "6-11", "6-11", "7", "6,7,9-11 @ 0", "")
-BAD_LAYERS = ("6-12", "11-6", "-1", "six", "AUTO", "6\u201311", "6-11,", ",", "6 @", "@ 0", "6-11\n", "6;7", "\u0666", "6\u00b2", "None",
+BLOCKS = ("auto", "auto", "auto", "6-11", "6-11", "7", "6,7,9-11 @ 0", "")
+BAD_BLOCKS = ("6-12", "11-6", "-1", "six", "AUTO", "6\u201311", "6-11,", ",", "6 @", "@ 0", "6-11\n", "6;7", "\u0666", "6\u00b2", "None",
               "6.5", "0x6", "6 @ 0-5", "auto, 6", "9" * 4300, "9" * 20, "6," * 10000, "\u2603", "output", "6-11 @ 0-0-0",
               "99999999999-99999999999", "0-99999999999")
 NUMBERS_AND_TEXT = ("INT", "FLOAT", "STRING")
 # Of the inputs that contradict each other, take long or refuse nearly all values
 CENTRES = {"steps": (1, 2, 3, 4, 5), "cfg": (1.0, 1.0, 3.0, 7.5), "start_percent": (0.0, 0.0, 0.2), "end_percent": (0.8, 1.0, 1.0),
-           "denoise": (1.0, 1.0, 0.6, 0.31)}
+           "denoise": (1.0, 1.0, 0.6, 0.31), "cfg_max_sigma": (5.42, 5.42, 0.1, 1000.0)}
 BIG_STEPS = (50, 333, 501, 1000)
 NUMBERS_TO_REFUSE = (-1, 0, 10 ** 30, -10 ** 9, "", "many", None, True, [], {}, "NaN", 1e308, "1e999", [["x"]], "0x10", "\u0665")
 NOT_A_CHOICE = ("", "none", "OFFICIAL", 7, None, "\u2603" * 50, ["a", "b", "c"], {"a": 1})
@@ -27,7 +27,7 @@ def usual(rng: random.Random, name: str, kind, options: dict):
     if isinstance(kind, list):
         return rng.choice(kind)
     if kind == "STRING":
-        return rng.choice(LAYERS)
+        return rng.choice(BLOCKS)
     if name in CENTRES:
         return rng.choice(CENTRES[name])
     if kind == "INT":
@@ -47,7 +47,7 @@ def garbage(rng: random.Random, name: str, kind, options: dict):
     if isinstance(kind, list):
         return rng.choice(NOT_A_CHOICE)
     if kind == "STRING":
-        return rng.choice((*BAD_LAYERS, None, 7, [], {}))
+        return rng.choice((*BAD_BLOCKS, None, 7, [], {}))
     return rng.choice((*NUMBERS_TO_REFUSE, options["max"] + 1))
 
 

@@ -1,1 +1,0 @@
-"""Compares StyleID with other methods by the metrics of styleid_core.evaluation. A development aid, never shipped to users."""

@@ -1,0 +1,30 @@
+"""CaptureSelfAttention: which self-attention an inversion records."""
+
+from comfy_api.latest import io
+
+from . import inputs
+from .engine.recording import request_capture
+
+
+class CaptureSelfAttention(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="CaptureSelfAttention",
+            display_name="Capture Self-Attention",
+            category="styleid",
+            description="Marks the decoder blocks whose self-attention DDIM Invert records. Sampling with the model is not changed.",
+            search_aliases=["styleid", "style transfer", "attention features", "record attention"],
+            inputs=[
+                io.Model.Input("model", tooltip="A UNet with self-attention: SD 1.x, SD 2.x, SDXL. LoRAs applied before this node are "
+                                                "included."),
+                inputs.blocks(),
+                inputs.feature_dtype(advanced=True),
+                inputs.feature_device(advanced=True),
+            ],
+            outputs=[io.Model.Output(tooltip="For DDIM Invert, which records the chosen blocks.")],
+        )
+
+    @classmethod
+    def execute(cls, model, blocks="auto", feature_dtype="auto", feature_device="auto") -> io.NodeOutput:
+        return io.NodeOutput(request_capture(model, blocks, feature_dtype, feature_device))

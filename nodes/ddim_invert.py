@@ -1,0 +1,36 @@
+"""DDIMInvert: from a picture to noise, and what the model saw on the way."""
+
+from comfy_api.latest import io
+
+from . import inputs
+from .engine.runs import invert_latent
+
+
+class DDIMInvert(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="DDIMInvert",
+            display_name="DDIM Invert",
+            category="styleid",
+            description="Runs the deterministic DDIM sampler backwards, from a picture to the noise the model would draw it from. Also "
+                        "records the self-attention when the model comes from Capture Self-Attention.",
+            search_aliases=["styleid", "inversion", "unsampler", "invert", "reverse ddim"],
+            inputs=[
+                io.Model.Input("model", tooltip="From Capture Self-Attention to get features, or any model to get only the noise."),
+                io.Latent.Input("latent", tooltip="The encoded picture, or a batch; its mask, if it has one, limits what is stylized."),
+                inputs.positive(),
+                inputs.steps("Model calls of the inversion: the paper uses 50. Use the same number for content and style."),
+                inputs.schedule(),
+                inputs.denoise(advanced=True),
+            ],
+            outputs=[
+                io.Latent.Output(display_name="noise", tooltip="Sample from it with the sigmas and without added noise."),
+                inputs.FeaturesType.Output(display_name="features", tooltip="Self-attention inputs of every step, for Inject Style K/V."),
+                io.Sigmas.Output(display_name="sigmas", tooltip="The sigmas to sample the noise with."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, latent, positive, steps=50, schedule="official", denoise=1.0) -> io.NodeOutput:
+        return io.NodeOutput(*invert_latent(model, latent, positive, steps, schedule, denoise))

@@ -1,0 +1,205 @@
+"""Every refusal of what a person connects or sets, in a sentence that says what to change."""
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from ...styleid_core.blocks import Block, listed, quote
+from ...styleid_core.features import Features
+from . import logger
+
+T = TypeVar("T")
+
+
+# Settings
+
+def numbers(**settings: float):
+    """ValueError for a setting that is NaN or infinite, which a prompt can carry past the range of its widget."""
+    for name, value in settings.items():
+        if not math.isfinite(value):
+            raise ValueError(f"The setting {name} is {value}, which is not a number. Set it to one within its range.")
+
+
+def span(start_percent: float, end_percent: float):
+    if start_percent >= end_percent:
+        raise ValueError(f"start_percent {start_percent:g} is not below end_percent {end_percent:g}, so nothing would be injected.")
+
+
+def guidance(cfg: float, negative: list | None, inject_into: str):
+    if cfg != 1 and negative is None:
+        raise ValueError(f"cfg {cfg:g} compares with a negative prompt, and none is connected. Connect negative, or set cfg to 1.")
+    if inject_into == "uncond" and cfg == 1:
+        raise ValueError("The setting inject_into is uncond, and at cfg 1 the negative prompt is not evaluated, so nothing "
+                         "would be injected. Raise cfg above 1, or inject into both.")
+
+
+# Latents
+
+def picture(latent: dict, name: str) -> torch.Tensor:
+    """The samples (B, C, H, W) of a LATENT that holds a picture; ValueError for another shape, NaN, only zeros, or a single value."""
+    samples = latent["samples"]
+    if samples.ndim != 4:
+        raise ValueError(f"The {name} latent has shape {list(samples.shape)}, and that of a picture is [batch, channels, height, width]. "
+                         "Connect a picture through VAE Encode; video and audio latents are not supported.")
+    if not torch.isfinite(samples).all():
+        raise ValueError(f"The {name} latent contains NaN or infinity, which a VAE in fp16 may produce. "
+                         "Start ComfyUI with --fp32-vae, or use another VAE.")
+    if not torch.count_nonzero(samples):
+        raise ValueError(f"The {name} latent is empty. Connect a picture through VAE Encode.")
+    if not torch.isfinite(latent.get("noise_mask", samples)).all():
+        raise ValueError(f"The mask of the {name} latent contains NaN. Connect another mask, or none.")
+    if samples[0, 0].numel() < 2:
+        raise ValueError(f"The {name} latent is 1x1, and a single value has no deviation. Encode a larger picture.")
+    return samples
+
+
+def pictures(content: dict, style: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """The samples of both LATENTs; ValueError as `picture`, or for batches that cannot be paired."""
+    z_content, z_style = picture(content, "content"), picture(style, "style")
+    if len(z_content) != len(z_style) and 1 not in (len(z_content), len(z_style)):
+        raise ValueError(f"The batch has {len(z_content)} contents and {len(z_style)} styles. "
+                         "Give one style for all, or as many as contents.")
+    return z_content, z_style
+
+
+def model_channels(channels: int, samples: torch.Tensor, name: str):
+    """`channels` is what the model works on."""
+    if samples.shape[1] != channels:
+        raise ValueError(f"The {name} latent has shape {list(samples.shape)}, and this model works on [batch, {channels}, height, width]. "
+                         "Encode the picture with the VAE of the same checkpoint.")
+
+
+def same_channels(content: torch.Tensor, style: torch.Tensor):
+    if content.shape[1] != style.shape[1]:
+        raise ValueError(f"The content latent has {content.shape[1]} channels and the style latent {style.shape[1]}. "
+                         "Encode both with the VAE of the same checkpoint.")
+
+
+def unused_mask(latent: dict, name: str):
+    """Only a warning."""
+    if "noise_mask" in latent:
+        logger.warning("The mask of the %s latent is not used: the whole picture is taken.", name)
+
+
+def prediction(samples: torch.Tensor):
+    """Of a sampling run that ended in NaN: nobody would see it before a black picture, or blame the right node."""
+    if not torch.isfinite(samples).all():
+        raise ValueError("The model predicted NaN or infinity, as some do in fp16. Start ComfyUI with --force-upcast-attention or "
+                         "--fp32-unet, or take another checkpoint.")
+
+
+# Conditionings. `entries` is what is set on each of the prompts in a CONDITIONING, `percent_to_sigma` the model's.
+
+def entries_of(conditioning: list) -> list[dict]:
+    return [entry for _, entry in conditioning]
+
+
+def covers(entry: dict, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:
+    """Whether ComfyUI evaluates an entry of a conditioning at `sigma`: its timestep range, and that of a scheduled text encoder."""
+    start = max(entry.get("start_percent", 0.0), entry.get("clip_start_percent", 0.0))
+    end = min(entry.get("end_percent", 1.0), entry.get("clip_end_percent", 1.0))
+    return percent_to_sigma(end) <= sigma <= percent_to_sigma(start)
+
+
+def areas(name: str, entries: list[dict]):
+    if any("area" in entry or entry.get("set_area_to_bounds") for entry in entries):
+        raise ValueError(f"The conditioning {name} has an area, so the model would see only a part of the picture, where StyleID's content "
+                         "features do not fit. Remove Conditioning (Set Area), or limit a prompt by Conditioning (Set Mask) with the "
+                         "default area.")
+
+
+def sampled_with(name: str, entries: list[dict], sigmas: list[float], percent_to_sigma: Callable[[float], float]):
+    """ValueError unless the prompts are evaluated for the whole picture at each of `sigmas`."""
+    if not entries:
+        raise ValueError(f"The conditioning {name} is empty. Connect a CLIP Text Encode: the paper's prompt is an empty text.")
+    areas(name, entries)
+    for sigma in sigmas:
+        if not any("default" in entry or covers(entry, sigma, percent_to_sigma) for entry in entries):
+            raise ValueError(f"The conditioning {name} has no prompt at sigma {sigma:.4g}: its timestep ranges leave a gap. "
+                             "Let ConditioningSetTimestepRange cover all of 0 to 1.")
+
+
+def inverted_with(name: str, entries: list[dict], sigmas: list[float], percent_to_sigma: Callable[[float], float]):
+    """The same for an inversion, which follows one prediction for the whole picture."""
+    sampled_with(name, entries, sigmas, percent_to_sigma)
+    if any("mask" in entry for entry in entries):
+        raise ValueError(f"The conditioning {name} has a mask, and an inversion needs the prediction of the whole picture. "
+                         "Remove Conditioning (Set Mask).")
+    own = [entry for entry in entries if "default" not in entry]
+    if any(sum(covers(entry, sigma, percent_to_sigma) for entry in own) > 1 for sigma in sigmas):
+        raise ValueError(f"An inversion needs one conditioning for the whole picture, and several are connected to {name}. "
+                         "Give it a single prompt (the paper's is empty), not a combined or regional one.")
+
+
+# Features
+
+def captured(name: str, features: Features):
+    if not features.blocks:
+        raise ValueError(f"The {name}_features are empty. Put Capture Self-Attention between the model and the DDIM Invert "
+                         "that they come from.")
+
+
+def common_blocks(content: Features, style: Features, model_blocks: list[Block]) -> list[Block]:
+    """Those that both were captured in; ValueError if the model has none of them."""
+    common = [block for block in content.blocks if block in style.blocks]
+    if not set(common) & set(model_blocks):
+        raise ValueError(f"content_features were captured in blocks {listed(content.blocks)}, style_features in {listed(style.blocks)}, "
+                         "and none of them is common to both and this model. Capture both with the same blocks, from the model that "
+                         "samples.")
+    return common
+
+
+def chosen_blocks(text: str, chosen: list[Block], common: list[Block]) -> list[Block]:
+    """`chosen`, which `text` names; ValueError for some that are not among `common`."""
+    missing = set(chosen) - set(common)
+    if missing:
+        raise ValueError(f"blocks {quote(text)}: {listed(missing)} were not captured. Choose from {listed(common)}, or capture more.")
+    return chosen
+
+
+def sampled_size(size: tuple[int, int], captured: tuple[int, int]):
+    """Both (height, width) of a latent."""
+    if size != captured:
+        raise ValueError("content_features were captured from a latent of {}x{}, and the latent being sampled is {}x{} (height x width). "
+                         "Sample the noise that DDIM Invert gave together with them.".format(*captured, *size))
+
+
+def sampled_batch(name: str, images: int, batch: int):
+    if images not in (1, batch):
+        raise ValueError(f"{name}_features hold {images} images and the latent being sampled holds {batch}. "
+                         f"Give one {name} for all, or one for each.")
+
+
+def some_sigmas(wanted: list[T], sampled: list[T], start_percent: float, end_percent: float) -> list[T]:
+    """`wanted`, those of the `sampled` sigmas that are injected at; ValueError for none of some."""
+    if sampled and not wanted:
+        raise ValueError(f"No style would be injected: none of the sigmas that are sampled lies between start_percent {start_percent:g} "
+                         f"and end_percent {end_percent:g}. Widen them, or sample this part with the model that has no style.")
+    return wanted
+
+
+# Model calls
+
+def whole_picture(size: tuple[int, int], captured: tuple[int, int]):
+    if size != captured:
+        raise ValueError("The model is sampling only a part of the picture (an area, a tile), where StyleID's content features do not "
+                         "fit. Use conditioning without an area and a sampler without tiles.")
+
+
+def whole_batch(latents: int, calls: int, each: int):
+    if latents != calls * each:
+        raise ValueError(f"The model is called with {latents} latents, and {calls} x {each} are sampled: another node samples tiles, "
+                         "or a part of the batch, and StyleID cannot tell which. Remove it, or give one content and one style.")
+
+
+def some_injected(blocks: list[Block], called_at: int, sigmas: int, inject_into: str):
+    """After a sampling run that reached `blocks` and called the model at so many of so many sigmas."""
+    if blocks:
+        return
+    if inject_into == "uncond" and not called_at:
+        raise ValueError("No style was injected: inject_into is uncond, and without cfg the negative prompt is not evaluated. "
+                         "Raise cfg above 1, or inject into both.")
+    raise ValueError(f"No style was injected: the sampler called the model at {called_at} of {sigmas} sigmas and reached none of the "
+                     "captured blocks. Give it two sigmas or more, and remove nodes that replace the UNet.")

@@ -1,0 +1,30 @@
+"""What a model is: one file a family, which answers all that the engine asks about its models.
+
+NAME                                 the family as an error calls it
+matches(model)                       whether a MODEL is of the family
+path(model)                          how the model mixes noise in, see `styleid_core.paths`; ValueError for one that cannot be inverted
+select(model, text)                  the self-attentions that a user's text names, as a list of Block; ValueError for a part that names none
+blocks(model)                        all that can be named
+token_shapes(model, blocks, size)    (tokens, channels) that each of them sees of a latent of `size` (H, W)
+record(options, blocks, seen)        let a run with these transformer_options put what each of `blocks` is given into the dict `seen`
+refuse_tiles(options, pictures)      let it end with a ValueError where another node has cut the `pictures(block)` of a call into tiles
+inject(options, injection)           let it attend as the `Injection` says
+call_options(options, injection)     the options of one injected call, for what other nodes put in place of attention
+"""
+
+from types import ModuleType
+
+from comfy.model_patcher import ModelPatcher
+
+from . import unet
+
+FAMILIES = [unet]
+
+
+def family_of(model: ModelPatcher) -> ModuleType:
+    """The one of FAMILIES that MODEL is of; ValueError for none."""
+    for family in FAMILIES:
+        if family.matches(model):
+            return family
+    raise ValueError(f"StyleID needs {' or '.join(family.NAME for family in FAMILIES)}, and this model is a "
+                     f"{type(model.model.diffusion_model).__name__}. Load a checkpoint of one of those families.")

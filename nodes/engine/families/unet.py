@@ -1,0 +1,155 @@
+"""UNets with self-attention in their decoder: its blocks, and the patches that record and inject at their input."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample
+from comfy.model_patcher import ModelPatcher
+from comfy.model_sampling import CONST
+
+from ....styleid_core.attention import mix_query_input
+from ....styleid_core.blocks import Block, listed, parse_blocks, quote
+from ....styleid_core.paths import Diffusion
+from ..company import with_own_values
+
+NAME = "a UNet with self-attention in its decoder (SD 1.x, SD 2.x, SDXL)"
+
+
+def is_transformer(layer) -> bool:
+    """Whether a layer of a UNet holds transformer blocks with self-attention."""
+    return hasattr(layer, "transformer_blocks") and hasattr(layer.transformer_blocks[0], "attn1")
+
+
+def matches(model: ModelPatcher) -> bool:
+    """By what it has, and not by its class, which other packs exchange."""
+    output_blocks = getattr(model.model.diffusion_model, "output_blocks", ())
+    return any(is_transformer(layer) for block in output_blocks for layer in block)
+
+
+def path(model: ModelPatcher) -> Diffusion:
+    sampling = model.get_model_object("model_sampling")
+    if isinstance(sampling, CONST):
+        raise ValueError("This model is set to flow matching, whose path from picture to noise is not the one that DDIM inverts. "
+                         "Remove the node that changes its sampling (ModelSamplingSD3, ModelSamplingFlux).")
+    return Diffusion(float(sampling.sigma_data))
+
+
+def blocks(model: ModelPatcher) -> list[Block]:
+    return [Block("output", number, index)
+            for number, block in enumerate(model.model.diffusion_model.output_blocks)
+            for layer in block if is_transformer(layer)
+            for index in range(len(layer.transformer_blocks))]
+
+
+def select(model: ModelPatcher, text: str) -> list[Block]:
+    """"auto" is the paper's choice in terms of any layout: the two finest resolutions of the decoder that have self-attention,
+    which are blocks 6-11 in SD 1.x and SD 2.x, and 0-5 in SDXL.
+    """
+    available = blocks(model)
+    if text.strip().lower() == "auto":
+        numbers = finest_blocks(model, levels=2)
+        return [block for block in available if block.number in numbers]
+    items = parse_blocks(text)
+    transformers = Counter(block.number for block in available)
+    for item in items:
+        for number in item.numbers:
+            if number not in transformers:
+                raise ValueError(f"blocks {quote(text)}: output block {number} of this model has no self-attention. "
+                                 f'Choose from {listed(available)}, or write "auto".')
+            if item.indices and item.indices[-1] >= transformers[number]:
+                raise ValueError(f"blocks {quote(text)}: the transformers in output block {number} of this model are numbered "
+                                 f"0 to {transformers[number] - 1}.")
+    return [block for block in available if any(block in item for item in items)]
+
+
+def doublings_left(model: ModelPatcher) -> list[int]:
+    """Of each output block: how often the picture is still doubled between its self-attention and the end."""
+    upsampling = [any(isinstance(layer, Upsample) for layer in block) for block in model.model.diffusion_model.output_blocks]
+    return [sum(upsampling[number:]) for number in range(len(upsampling))]
+
+
+def finest_blocks(model: ModelPatcher, levels: int) -> set[int]:
+    """Numbers of the output blocks in the last `levels` resolutions of the decoder that have self-attention."""
+    left = doublings_left(model)
+    attended = {block.number for block in blocks(model)}
+    finest = sorted({left[number] for number in attended})[:levels]
+    return {number for number in attended if left[number] in finest}
+
+
+def token_shapes(model: ModelPatcher, blocks: list[Block], size: tuple[int, int]) -> list[tuple[int, int]]:
+    left = doublings_left(model)
+    shapes = []
+    for _, number, index in blocks:
+        [transformers] = (layer.transformer_blocks for layer in model.model.diffusion_model.output_blocks[number]
+                          if is_transformer(layer))
+        height, width = (math.ceil(side / 2 ** left[number]) for side in size)
+        shapes.append((height * width, transformers[index].attn1.to_q.in_features))
+    return shapes
+
+
+def block_address(extra_options: dict) -> Block:
+    return (*extra_options["block"], extra_options["block_index"])
+
+
+def put_first(patch: Callable, options: dict):
+    """Run an attn1_patch before every other, so that it meets the LayerNorm output and not what others make of it."""
+    patches = options["patches"] = options.get("patches", {}).copy()
+    patches["attn1_patch"] = [patch, *patches.get("attn1_patch", [])]
+
+
+def put_last(patch: Callable, options: dict):
+    patches = options["patches"] = options.get("patches", {}).copy()
+    patches["attn1_patch"] = [*patches.get("attn1_patch", []), patch]
+
+
+def record(options: dict, blocks: list[Block], seen: dict[Block, torch.Tensor]):
+    def attn1_patch(n, context, value, extra_options):
+        block = block_address(extra_options)
+        if block in blocks:
+            seen[block] = n
+        return n, context, value
+
+    put_first(attn1_patch, options)
+
+
+def refuse_tiles(options: dict, pictures: Callable[[Block], int | None]):
+    def attn1_patch(n, context, value, extra_options):
+        expected = pictures(block_address(extra_options))
+        if expected is not None and not len(n) == len(context) == expected:
+            raise ValueError("Another node cuts self-attention into tiles (HyperTile, MSW-MSA), and each would see only a part of the "
+                             "style. Remove it from the model that is inverted and from the one that is sampled.")
+        return n, context, value
+
+    put_last(attn1_patch, options)
+
+
+def inject(options: dict, injection):
+    def attn1_patch(n, context, value, extra_options):
+        block = block_address(extra_options)
+        if block not in injection.current:
+            return n, context, value
+        n_content, n_style = injection.current[block]
+        if n.shape != n_content.shape or n.shape[-1] != n_style.shape[-1]:
+            raise ValueError(f"The self-attention of output block {block[1]} works on {list(n.shape)} (batch, tokens, channels), "
+                             f"which does not fit content_features {list(n_content.shape)} and style_features {list(n_style.shape)}. "
+                             "Capture them with the model that samples, without nodes that shrink the picture inside the UNet.")
+        injection.reached[block] = True
+        context = torch.cat((n, n_style), 1) if block in injection.replaced else n_style
+        return mix_query_input(n, n_content, injection.gamma, injection.tau), context, context
+
+    put_first(attn1_patch, options)
+    refuse_tiles(options, lambda block: len(injection.current[block][0]) if block in injection.current else None)
+
+
+def call_options(options: dict, injection) -> dict:
+    """The attention that other nodes put in place of an injected one sees the style's keys as `with_own_values` says."""
+    replacements = options.get("patches_replace", {}).get("attn1", {})
+    wrapped = {}
+    for block, (n_content, _) in injection.current.items():
+        key = block if block in replacements else block[:2]
+        if key in replacements:
+            wrapped[block] = with_own_values(replacements[key], n_content.shape[1])
+    injection.replaced = set(wrapped)
+    return options | {"patches_replace": options["patches_replace"] | {"attn1": replacements | wrapped}} if wrapped else options

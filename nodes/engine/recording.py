@@ -1,0 +1,126 @@
+"""How a MODEL records the self-attention of its inversion, or the calls from which that is computed again."""
+
+import weakref
+from itertools import product
+from types import MappingProxyType
+from typing import NamedTuple
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+
+from ...styleid_core.blocks import Block
+from ...styleid_core.features import Features, Kept
+from ...styleid_core.storage import map_tensors, move, store
+from . import KEY
+from .company import STEP_CACHES, hook_references
+from .compilation import call
+from .families import family_of
+from .sources import ModelCall, Recomputed
+
+CAPTURE = "styleid_capture"
+GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "disable_cfg1_optimization")
+OF_ONE_RUN = ("wrappers", "callbacks", "sigmas", "sample_sigmas")  # among transformer_options
+RECOMPUTE = "recompute"
+DEVICES = ["auto", "gpu", "cpu", RECOMPUTE]
+RAM = torch.device("cpu")
+
+
+class CaptureRequest(NamedTuple):
+    """What Capture Self-Attention asks of the inversions of a MODEL."""
+    blocks: list[Block]
+    dtype: str  # one of STORAGES
+    device: str  # one of DEVICES
+
+
+def request_capture(model: ModelPatcher, blocks: str, dtype: str = "auto", device: str = "auto") -> ModelPatcher:
+    """A clone of MODEL that asks for `blocks` to be recorded when it is inverted, as CaptureRequest says.
+
+    Sampling with it changes nothing. ValueError for a model of no family, or a text that names none of its self-attentions.
+    """
+    m = model.clone()
+    m.model_options["transformer_options"][CAPTURE] = CaptureRequest(family_of(model).select(model, blocks), dtype, device)
+    return m
+
+
+def requested_capture(model: ModelPatcher) -> CaptureRequest:
+    """What `request_capture` asked for, which may be no blocks."""
+    return model.model_options["transformer_options"].get(CAPTURE, CaptureRequest([], "auto", "auto"))
+
+
+class Recorder:
+    """Owned by one inversion: what it keeps of every model call, features on `device` or the call itself."""
+
+    def __init__(self, model: ModelPatcher, request: CaptureRequest, latent: torch.Tensor, device: torch.device,
+                 reserved: torch.Tensor | None):
+        self.patcher, self.model = weakref.ref(model), weakref.ref(model.model)
+        self.request, self.latent, self.device, self.reserved = request, latent, device, reserved
+        self.sigmas: list[float] = []
+        self.kept, self.recomputed = Kept([]), Recomputed([])
+        self.call = call  # or compiled
+        self.seen: dict[Block, torch.Tensor] = {}  # in the model call at hand
+
+    def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+        self.reserved = None  # MODEL is loaded by now, and left room for the features
+        sigma = float(transformer_options["sigmas"][0])
+        if (len(x), *x.shape[-2:]) != (len(self.latent), *self.latent.shape[-2:]) or sigma in self.sigmas:
+            raise ValueError("An inversion needs the whole picture in one model call for a step, and another node makes several: for "
+                             "tiles, parts of the frames, or to compare them. Remove it from the model that is inverted.")
+        self.sigmas.append(sigma)
+        arguments = [x, timesteps, context, y, control]
+        if self.request.device == RECOMPUTE:
+            self.keep_call([*arguments, kwargs], transformer_options)
+        output = self.call(executor, *arguments, transformer_options, **kwargs)
+        if self.request.device != RECOMPUTE:
+            self.keep_features()
+        return output
+
+    def keep_call(self, arguments: list, transformer_options: dict):
+        if transformer_options["wrappers"][WrappersMP.DIFFUSION_MODEL].keys() != {CAPTURE}:
+            raise ValueError("feature_device recompute cannot repeat what another node adds to the model calls of the inversion. "
+                             "Set feature_device to auto, or remove that node from the model that is inverted.")
+        options = {name: value for name, value in transformer_options.items() if name not in OF_ONE_RUN}
+        self.recomputed.calls.append(ModelCall(*map_tensors(lambda tensor: move(tensor, RAM), arguments), MappingProxyType(options),
+                                               self.model, hook_references(self.patcher())))
+
+    def keep_features(self):
+        if self.seen.keys() != set(self.request.blocks):
+            raise ValueError("The inversion did not reach all of the chosen blocks: another node leaves parts of the UNet out. "
+                             "Remove it from the model that is inverted.")
+        # What is compiled into CUDA graphs, the next call would write its own n into.
+        seen = self.seen if self.call is call else {block: n.clone() for block, n in self.seen.items()}
+        self.kept.steps.append([store(seen[block], self.request.dtype, self.device) for block in self.request.blocks])
+        self.seen.clear()
+
+    def features(self, steps: int) -> Features:
+        """ValueError unless the model was called at each of so many steps."""
+        blocks = self.request.blocks
+        if blocks and len(self.sigmas) != steps:
+            raise ValueError(f"The inversion called the model at {len(self.sigmas)} of {steps} steps: another node left the others out, as "
+                             "caches of model calls do. Remove it from the model that is inverted.")
+        return Features(self.sigmas, blocks, self.recomputed if self.request.device == RECOMPUTE else self.kept, self.latent)
+
+
+def record(model: ModelPatcher, latent: torch.Tensor, device: torch.device, reserved: torch.Tensor | None = None) -> tuple:
+    """(clone of MODEL, its Recorder) for one inversion of `latent` (B, C, H, W), which does what `request_capture` asked for.
+
+    The clone injects nothing and has no guidance and no cache of model calls, even if MODEL does: an inversion follows the bare
+    prediction of every step. `reserved` is let go at the first model call.
+    """
+    m = model.clone()
+    # ComfyUI takes the parent for the loaded model when this clone dies. After an error MODEL, a clone itself, would die with it.
+    m.parent = model.parent or model
+    m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    for kind, key in product(m.wrappers, STEP_CACHES):
+        m.remove_wrappers_with_key(kind, key)
+    for name in GUIDANCE:
+        m.model_options.pop(name, None)
+    request = requested_capture(model)
+    recorder = Recorder(m, request, latent, device, reserved)
+    if request.blocks:
+        m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)
+        if request.device != RECOMPUTE:
+            options, family = m.model_options["transformer_options"], family_of(model)
+            family.record(options, request.blocks, recorder.seen)
+            family.refuse_tiles(options, lambda block: len(latent) if block in request.blocks else None)
+    return m, recorder

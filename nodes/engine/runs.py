@@ -1,0 +1,147 @@
+"""Sampling runs on a ComfyUI MODEL: schedules, inversions and the sampling without added noise."""
+
+from contextlib import nullcontext
+from itertools import accumulate
+
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...styleid_core.ddim import sample_ddim_inversion
+from ...styleid_core.features import Features, split_batch
+from ...styleid_core.paths import Diffusion
+from ...styleid_core.schedules import Schedule, check_falling, ddim_schedule, last_steps, official_schedule
+from . import checks, logger
+from .compilation import call, own_graphs
+from .families import family_of
+from .memory import fits_in_one_batch, make_room
+from .recording import record, requested_capture
+
+# "ddim" goes along ComfyUI's scheduler ddim_uniform, and any other scheduler may take its place.
+SCHEDULES = ["official", "ddim", *(name for name in comfy.samplers.SCHEDULER_NAMES if name != "ddim_uniform")]
+
+
+def make_schedule(model: ModelPatcher, name: str, steps: int, denoise: float = 1.0) -> Schedule:
+    """Sigmas of one of SCHEDULES on the noise schedule of MODEL; with `denoise` below 1 the last `steps` of steps / denoise.
+
+    ValueError for a model of no family, or whose path from picture to noise cannot be inverted.
+    """
+    path_of(model)
+    total = int(steps / denoise)
+    model_sampling = model.get_model_object("model_sampling")
+    if name == "official":
+        schedule = official_schedule(model_sampling.sigmas.cpu(), total)
+    else:
+        scheduler = "ddim_uniform" if name == "ddim" else name
+        schedule = ddim_schedule(comfy.samplers.calculate_sigmas(model_sampling, scheduler, total).cpu())
+        check_falling(schedule.sampling, name, total)
+    if len(schedule.evaluated) != total:
+        logger.warning("The schedule %s has no grid of %d steps on this model, and takes one of %d.", name, total, len(schedule.evaluated))
+    return schedule if denoise == 1 else last_steps(schedule, steps)
+
+
+def path_of(model: ModelPatcher) -> Diffusion:
+    return family_of(model).path(model)
+
+
+def carried(model: ModelPatcher, samples: torch.Tensor, start, end) -> torch.Tensor:
+    """A LATENT's samples from sigma `start` to sigma `end`, see `styleid_core.paths`, in the scale that the model sees."""
+    return model.model.process_latent_out(path_of(model).carried(model.model.process_latent_in(samples), start, end))
+
+
+def progress(model: ModelPatcher, *steps: int) -> list:
+    """A callback for each of several sampling runs of so many steps, all with one progress bar and live previews."""
+    total = sum(steps)
+    callback = latent_preview.prepare_callback(model, total)
+
+    def starting_at(start):
+        return lambda step, x0, x, _: callback(start + step, x0, x, total)
+
+    return [starting_at(start) for start in accumulate((0, *steps[:-1]))]
+
+
+class GuiderBelow(comfy.samplers.CFGGuider):
+    """Classifier-free guidance from the sigma `limit` down."""
+    limit = float("inf")
+
+    def predict_noise(self, x, timestep, model_options, seed=None):
+        # Without guidance the host need not wait to see the sigma. Another node may set cfg where there is nothing to compare with.
+        cfg = self.cfg if self.cfg != 1 and "negative" in self.conds and timestep[0] <= self.limit else 1.0
+        return comfy.samplers.sampling_function(self.inner_model, x, timestep, self.conds.get("negative"), self.conds["positive"],
+                                                cfg, model_options=model_options, seed=seed)
+
+
+def run_sampler(model: ModelPatcher, positive, samples: torch.Tensor, sampler, sigmas: torch.Tensor, callback, negative=None,
+                cfg: float = 1.0, cfg_limit: float = float("inf")) -> torch.Tensor:
+    """Sample from x = `samples` (B, C, H, W) at sigmas[0] without adding noise; at cfg 1, and above the sigma `cfg_limit`, `negative`
+    is not evaluated.
+    """
+    guider = GuiderBelow(model)
+    guider.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
+    guider.set_cfg(cfg)
+    guider.limit = cfg_limit
+    output = guider.sample(torch.zeros_like(samples), samples, sampler, sigmas, callback=callback,
+                           disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED)
+    checks.prediction(output)
+    return output.to(comfy.model_management.intermediate_device())
+
+
+def check_sampled(model: ModelPatcher, name: str, conditioning: list, sigmas: torch.Tensor):
+    """ValueError for a CONDITIONING that is not evaluated for the whole picture at each of `sigmas`."""
+    checks.sampled_with(name, checks.entries_of(conditioning), sigmas.tolist(), model.get_model_object("model_sampling").percent_to_sigma)
+
+
+def check_inverted(model: ModelPatcher, name: str, conditioning: list, sigmas: torch.Tensor):
+    """The same for an inversion, which follows one prediction."""
+    checks.inverted_with(name, checks.entries_of(conditioning), sigmas.tolist(), model.get_model_object("model_sampling").percent_to_sigma)
+
+
+def check_channels(model: ModelPatcher, samples: torch.Tensor, name: str):
+    checks.model_channels(model.get_model_object("latent_format").latent_channels, samples, name)
+
+
+def invert(model: ModelPatcher, positive, samples: torch.Tensor, schedule: Schedule, callback) -> tuple[torch.Tensor, Features]:
+    """(noise to sample from at schedule.sampling[0], features of the blocks that Capture Self-Attention asked for)."""
+    steps = len(schedule.evaluated)
+    m, recorder = record(model, samples, *make_room(model, requested_capture(model), list(samples.shape), steps))
+    sampler = comfy.samplers.KSAMPLER(sample_ddim_inversion, {"evaluated": schedule.evaluated, "path": path_of(model)})
+    start = carried(model, samples, torch.zeros(()), schedule.inversion[0])
+    with own_graphs(m.model_options, m.wrappers) if recorder.request.blocks else nullcontext(call) as recorder.call:
+        x = run_sampler(m, positive, start, sampler, schedule.inversion, callback)
+    return carried(model, x, schedule.inversion[-1], schedule.sampling[0]), recorder.features(steps)
+
+
+def invert_latent(model: ModelPatcher, latent: dict, positive: list, steps: int, schedule: str, denoise: float) -> tuple:
+    """(LATENT of the noise, Features, sigmas (N + 1,) to sample with), as DDIM Invert says."""
+    checks.numbers(denoise=denoise)
+    samples = checks.picture(latent, "input")
+    check_channels(model, samples, "input")
+    plan = make_schedule(model, schedule, steps, denoise)
+    check_inverted(model, "positive", positive, plan.evaluated)
+    [callback] = progress(model, len(plan.evaluated))
+    noise, features = invert(model, positive, samples, plan, callback)
+    output = latent | {"samples": noise}
+    if "noise_mask" in latent and not features.blocks:
+        # Only Inject Style K/V knows what is to be seen outside the mask; a bare sampler would show this noise there.
+        checks.unused_mask(latent, "input")
+        del output["noise_mask"]
+    return output, features, plan.sampling
+
+
+def in_batches(model: ModelPatcher, content: torch.Tensor, style: torch.Tensor) -> list[torch.Tensor]:
+    """The latents of both as one batch to invert, or as two when their sizes differ or memory is short."""
+    shape = [len(content) + len(style), *content.shape[1:]]
+    return [torch.cat((content, style))] if content.shape[1:] == style.shape[1:] and fits_in_one_batch(model, shape) else [content, style]
+
+
+def invert_both(model: ModelPatcher, positive, batches: list[torch.Tensor], contents: int, schedule: Schedule,
+                callbacks: list) -> list[tuple]:
+    """[what `invert` gives for content, for style] from `in_batches`, where the first so many latents are `contents`."""
+    inverted = [invert(model, positive, batch, schedule, callback) for batch, callback in zip(batches, callbacks)]
+    if len(inverted) == 2:
+        return inverted
+    [(noise, features)] = inverted
+    return list(zip((noise[:contents], noise[contents:]), split_batch(features, contents)))

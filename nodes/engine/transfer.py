@@ -1,0 +1,130 @@
+"""The whole of StyleID on latents: both inversions, the start re-colored, and the sampling with the style's self-attention."""
+
+from typing import NamedTuple
+
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.samplers import KSAMPLER
+
+from ...styleid_core.adain import adain
+from ...styleid_core.ddim import sample_ddim
+from ...styleid_core.features import Features, only_blocks
+from ...styleid_core.style import Style
+from . import checks
+from .families import family_of
+from .injection import inject_style, injected_sigmas, keep_outside
+from .recording import request_capture
+from .runs import (
+    carried,
+    check_channels,
+    check_inverted,
+    check_sampled,
+    in_batches,
+    invert_both,
+    make_schedule,
+    path_of,
+    progress,
+    run_sampler,
+)
+from .sources import READERS
+
+CFG_MAX_SIGMA = 5.42  # for data of unit deviation: Kynkäänniemi et al. 2024, arXiv 2404.07724, for SDXL
+
+
+class Options(NamedTuple):
+    """What few people change.
+
+    negative, cfg        classifier-free guidance of the sampling, from the noise level `cfg_max_sigma` (for data of unit deviation) down:
+                         above it, guidance would burn the colors that AdaIN set
+    inversion_positive   CONDITIONING of both inversions; None: that of the sampling
+    denoise              see `make_schedule`
+    inject_into, start_percent, end_percent    as in `Style`
+    feature_dtype, feature_device              as in `CaptureRequest`
+    """
+    negative: list | None = None
+    cfg: float = 1.0
+    cfg_max_sigma: float = CFG_MAX_SIGMA
+    inversion_positive: list | None = None
+    denoise: float = 1.0
+    inject_into: str = "both"
+    start_percent: float = 0.0
+    end_percent: float = 1.0
+    feature_dtype: str = "auto"
+    feature_device: str = "auto"
+
+    def __repr__(self) -> str:
+        """Short: with every error ComfyUI keeps the text of a node's inputs in its history, and prompts are tensors."""
+        return "Options({})".format(", ".join(f"{name}={value}" for name, value in self._asdict().items() if not isinstance(value, list)))
+
+
+def check_options(options: Options) -> Options:
+    checks.numbers(cfg=options.cfg, cfg_max_sigma=options.cfg_max_sigma, denoise=options.denoise, start_percent=options.start_percent,
+                   end_percent=options.end_percent)
+    checks.span(options.start_percent, options.end_percent)
+    checks.guidance(options.cfg, options.negative, options.inject_into)
+    return options
+
+
+def recolor(content: dict, style: dict, strength: float) -> dict:
+    """Latent AdaIN: the content LATENT with the channel means and deviations of the other."""
+    checks.unused_mask(style, "style")
+    checks.numbers(color_strength=strength)
+    z_content, z_style = checks.pictures(content, style)
+    checks.same_channels(z_content, z_style)
+    return content | {"samples": adain(z_content, z_style, strength)}
+
+
+def inject_captured(model: ModelPatcher, content: Features, style: Features, blocks: str, gamma: float, temperature: float,
+                    inject_into: str, start_percent: float, end_percent: float) -> ModelPatcher:
+    """A clone of MODEL that injects captured features: `blocks` is "auto" or empty for all that both were captured in.
+
+    ValueError for features that were not captured, or lack a block that is named or all of those that this model has.
+    """
+    checks.numbers(gamma=gamma, temperature=temperature, start_percent=start_percent, end_percent=end_percent)
+    checks.span(start_percent, end_percent)
+    for name, features in (("content", content), ("style", style)):
+        checks.captured(name, features)
+        READERS[type(features.source)].check(name, features, model)
+    family = family_of(model)
+    chosen = checks.common_blocks(content, style, family.blocks(model))
+    if blocks.strip().lower() not in ("", "auto"):
+        chosen = checks.chosen_blocks(blocks, family.select(model, blocks), chosen)
+    return inject_style(model, Style(only_blocks(content, chosen), only_blocks(style, chosen), gamma, temperature, inject_into,
+                                     start_percent, end_percent))
+
+
+def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, steps: int, gamma: float, temperature: float,
+            color_strength: float, blocks: str, schedule: str, options: Options) -> dict:
+    """The content LATENT in the style of the other, as StyleID Sampler says. With no `blocks` only the colors change.
+
+    Everything that can be refused is, before the first model call.
+    """
+    checks.numbers(gamma=gamma, temperature=temperature, color_strength=color_strength)
+    check_options(options)
+    z_content, z_style = checks.pictures(content, style)
+    for name, samples in (("content", z_content), ("style", z_style)):
+        check_channels(model, samples, name)
+    checks.unused_mask(style, "style")
+    recording = request_capture(model, blocks, options.feature_dtype, options.feature_device) if blocks.strip() else model
+    plan = make_schedule(model, schedule, steps, options.denoise)
+    cfg_limit = path_of(model).sigma(options.cfg_max_sigma)
+    name = "positive" if options.inversion_positive is None else "inversion_positive"
+    inverted_with = positive if options.inversion_positive is None else options.inversion_positive
+    check_inverted(model, name, inverted_with, plan.evaluated)
+    check_sampled(model, "positive", positive, plan.sampling[:-1])
+    if options.cfg != 1:
+        check_sampled(model, "negative", options.negative, plan.sampling[:-1][plan.sampling[:-1] <= cfg_limit])
+    if recording is not model:
+        injected_sigmas(model, options.start_percent, options.end_percent, plan.sampling)
+
+    batches = in_batches(model, z_content, z_style)
+    *on_inversion, on_sampling = progress(model, *[len(plan.evaluated)] * len(batches), len(plan.sampling) - 1)
+    (noise, features), (style_noise, style_features) = invert_both(recording, inverted_with, batches, len(z_content), plan, on_inversion)
+    start = adain(noise, style_noise, color_strength)
+    sampled = model if recording is model else inject_style(model, Style(
+        features, style_features, gamma, temperature, options.inject_into, options.start_percent, options.end_percent))
+    x = run_sampler(sampled, positive, start, KSAMPLER(sample_ddim), plan.sampling, on_sampling, options.negative, options.cfg, cfg_limit)
+    result = carried(model, x, plan.sampling[-1], torch.zeros(()))
+    if "noise_mask" in content:
+        result = keep_outside(content["noise_mask"], result, z_content)
+    return content | {"samples": result}

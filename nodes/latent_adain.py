@@ -1,0 +1,30 @@
+"""LatentAdaIN: re-color the content's noise with the style's."""
+
+from comfy_api.latest import io
+
+from . import inputs
+from .engine.transfer import recolor
+
+
+class LatentAdaIN(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="LatentAdaIN",
+            display_name="Latent AdaIN",
+            category="styleid",
+            description="Gives a latent the channel means and standard deviations of another. Between the inverted content and style "
+                        "it transfers the colors (StyleID's initial latent AdaIN).",
+            search_aliases=["styleid", "adaptive instance normalization", "color transfer", "match colors"],
+            inputs=[
+                io.Latent.Input("content", tooltip="The noise of the inverted content, whose shapes are kept."),
+                io.Latent.Input("style", tooltip="The noise of the inverted style, which gives the colors, of any size; one for all, or "
+                                                 "one for each."),
+                inputs.color_strength(),
+            ],
+            outputs=[io.Latent.Output(tooltip="Sample it with the sigmas of DDIM Invert.")],
+        )
+
+    @classmethod
+    def execute(cls, content, style, color_strength=1.0) -> io.NodeOutput:
+        return io.NodeOutput(recolor(content, style, color_strength))

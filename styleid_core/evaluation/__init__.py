@@ -1,1 +1,0 @@
-"""The paper's measures of a style transfer: CFSD, LPIPS, FID and ArtFID, colour histograms. No ComfyUI import."""

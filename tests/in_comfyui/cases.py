@@ -1,0 +1,42 @@
+"""What the tests in ComfyUI have in common: the golden case, its scale, and ways to compare."""
+
+import json
+
+import torch
+from safetensors import safe_open
+
+from tools.host import ROOT
+
+SCALE_FACTOR = 0.18215  # of SD 1.x latents
+
+
+class Golden(dict):
+    """Tensors of one golden file, its metadata, and the inputs of the case as ComfyUI passes them."""
+
+    def __init__(self, steps: int):
+        with safe_open(ROOT / "tests" / "golden" / f"reference_{steps}_steps.safetensors", "pt") as file:
+            super().__init__({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118
+            metadata = file.metadata()
+        self.steps = steps
+        self.timesteps = [int(t) for t in metadata["timesteps"].split(",")]
+        self.variants = json.loads(metadata["variants"])
+        self.positive = [[self["context"], {}]]
+        self.content, self.style = (to_latent(self[f"{name}.latent"]) for name in ("content", "style"))
+
+
+def to_latent(z: torch.Tensor) -> dict:
+    """LATENT of a latent z in the model's scale."""
+    return {"samples": z / SCALE_FACTOR}
+
+
+def from_latent(latent: dict) -> torch.Tensor:
+    return latent["samples"] * SCALE_FACTOR
+
+
+def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).norm() / b.norm()).item()
+
+
+def with_steps(features, steps: list):
+    """Captured features with other tensors in place of theirs."""
+    return features._replace(source=features.source._replace(steps=steps))

@@ -1,0 +1,74 @@
+"""Draw the README's pictures with the trained model. Called by dev.py figures."""
+
+import matplotlib.pyplot as plt
+import torch
+from PIL import Image
+
+import tools.in_process  # noqa: F401
+
+# isort: split
+from ..host import ROOT, say
+from ..pack import load_pack
+from .draw_style import STYLES, draw
+from .transfer import Transfer, as_image
+
+FIGURES = ROOT / "docs"
+SIDE = 384
+CONTENTS = ("astronaut", "chelsea", "coffee")
+SHOWN = ("swirls", "embers", "waves")
+ABLATION = {"StyleID": {}, "no injection": {"inject": False}, "no AdaIN": {"color_strength": 0.0}, "temperature 1": {"temperature": 1.0}}
+GAMMAS = (0.0, 0.3, 0.5, 0.75, 1.0)
+
+
+def save_grid(rows: list[list[torch.Tensor]], titles: list[str], name: str):
+    """Pictures (1, H, W, 3) in rows, a title above each column."""
+    size = 2.2 * len(titles), 2.2 * len(rows) + 0.25
+    figure, axes = plt.subplots(len(rows), len(titles), figsize=size, squeeze=False, layout="constrained")
+    for row, pictures in zip(axes, rows):
+        for axis, picture in zip(row, pictures):
+            axis.imshow(picture[0].clamp(0, 1))
+            axis.axis("off")
+    for axis, title in zip(axes[0], titles):
+        axis.set_title(title, fontsize=10)
+    save(figure, name)
+
+
+def save(figure, name: str):
+    figure.savefig(FIGURES / name, dpi=130, pil_kwargs={"quality": 90} if name.endswith("jpg") else None)
+    plt.close(figure)
+    say(f"Drawn: {FIGURES / name}")
+
+
+def draw_deviations(transfer: Transfer, content, style):
+    figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    for label, options in (("own keys", {"inject": False}), ("style's keys, temperature 1", {"temperature": 1.0}),
+                           ("style's keys, temperature 1.5", {})):
+        values = list(transfer.logit_deviations(content, style, **options).values())
+        axis.plot(range(1, len(values) + 1), values, label=label)
+    axis.set(xlabel="sampling step", ylabel="deviation of attention logits")
+    axis.legend(frameon=False)
+    save(figure, "temperature.png")
+
+
+def main():
+    FIGURES.mkdir(exist_ok=True)
+    transfer = Transfer(load_pack())
+    pictures = [as_image(Image.open(ROOT / "tests" / "pictures" / f"{name}.jpg"), SIDE) for name in CONTENTS]
+    painted = [as_image(draw(STYLES[name]), SIDE) for name in SHOWN]
+    contents, styles = ([transfer.invert(image) for image in images] for images in (pictures, painted))
+
+    def stylize(content, style, **options):
+        return transfer.decode(transfer.stylize(content, style, **options))
+
+    blank = torch.ones_like(pictures[0])
+    transfers = [[picture, *(stylize(content, style) for style in styles)] for picture, content in zip(pictures, contents)]
+    save_grid([[blank, *painted], *transfers], ["", *SHOWN], "transfers.jpg")
+    content, style = contents[0], styles[0]
+    save_grid([[stylize(content, style, gamma=gamma) for gamma in GAMMAS]], [f"gamma {gamma:g}" for gamma in GAMMAS], "gamma.jpg")
+    save_grid([[stylize(content, style, **options) for options in ABLATION.values()]], list(ABLATION), "ablation.jpg")
+    draw_deviations(transfer, content, style)
+
+
+if __name__ == "__main__":
+    with torch.inference_mode():
+        main()

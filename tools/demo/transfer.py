@@ -1,0 +1,102 @@
+"""Transfers by the five nodes in this process, for figures and tests. Import tools.in_process first."""
+
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import numpy
+import torch
+from comfy.samplers import sampler_object
+from comfy_extras.nodes_custom_sampler import SamplerCustom
+from PIL import Image, ImageOps
+
+from ..miniature.autoencoder import load_autoencoder
+from ..miniature.unet import conditioning, load_trained_unet
+
+
+def as_image(picture: Image.Image, side: int) -> torch.Tensor:
+    """IMAGE (1, side, side, 3): the middle square."""
+    square = ImageOps.fit(picture.convert("RGB"), (side, side), Image.Resampling.LANCZOS)
+    return torch.from_numpy(numpy.array(square))[None].float() / 255
+
+
+def sample_custom(model, positive: list, sigmas: torch.Tensor, latent: dict, sampler: str = "euler", cfg: float = 1.0,
+                  negative: list | None = None, add_noise: bool = False) -> dict:
+    """LATENT of ComfyUI's SamplerCustom."""
+    result = SamplerCustom.execute(model, add_noise, 0, cfg, positive, negative or positive, sampler_object(sampler), sigmas, latent)
+    return result.result[0]
+
+
+def size(kept) -> int:
+    """Bytes of the tensors in dicts, lists and tuples."""
+    if isinstance(kept, torch.Tensor):
+        return kept.nbytes
+    if isinstance(kept, dict):
+        return sum(map(size, kept.values()))
+    return sum(map(size, kept)) if isinstance(kept, (list, tuple)) else 0
+
+
+class Inverted(NamedTuple):
+    """What DDIM Invert gives: LATENT, features, sigmas (steps + 1,)."""
+    noise: dict
+    features: tuple
+    sigmas: torch.Tensor
+
+
+class Transfer:
+    """The trained model with `pack`, its nodes; pictures are IMAGE tensors (B, H, W, 3) in 0..1."""
+
+    def __init__(self, pack: SimpleNamespace, schedule: str = "official", steps: int = 50):
+        self.pack, self.schedule, self.steps = pack, schedule, steps
+        self.model, self.vae, self.positive = load_trained_unet(), load_autoencoder(), conditioning()
+
+    def encode(self, pictures: torch.Tensor) -> dict:
+        return {"samples": self.vae.encode(pictures)}
+
+    def decode(self, latent: dict) -> torch.Tensor:
+        return self.vae.decode(latent["samples"])
+
+    def invert(self, pictures: torch.Tensor) -> Inverted:
+        [recording] = self.pack.CaptureSelfAttention(model=self.model, blocks="6-11")
+        noise, features, sigmas = self.pack.DDIMInvert(model=recording, latent=self.encode(pictures), positive=self.positive,
+                                                       steps=self.steps, schedule=self.schedule)
+        return Inverted(noise, features, sigmas)
+
+    def sample(self, start: dict, sigmas: torch.Tensor, model=None) -> dict:
+        """LATENT of sampling without noise, guidance or injection, unless `model` has it."""
+        return sample_custom(model or self.model, self.positive, sigmas, start)
+
+    def stylize(self, content: Inverted, style: Inverted, gamma: float = 0.75, temperature: float = 1.5, color_strength: float = 1.0,
+                inject: bool = True, observe=None) -> dict:
+        """LATENT of the result. `observe(q, k, heads)` sees every attention call of the captured blocks."""
+        [start] = self.pack.LatentAdaIN(content=content.noise, style=style.noise, color_strength=color_strength)
+        model = self.model
+        if inject:
+            [model] = self.pack.InjectStyleKV(model=model, content_features=content.features, style_features=style.features, gamma=gamma,
+                                              temperature=temperature)
+        return self.sample(start, content.sigmas, observed(model, observe) if observe else model)
+
+    def logit_deviations(self, content: Inverted, style: Inverted, **options) -> dict[float, float]:
+        """By sigma: the standard deviation of attention logits over the keys, a mean over queries, heads and blocks 6-11."""
+        seen = defaultdict(list)
+
+        def observe(sigma, q, k, heads):
+            q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
+            seen[sigma].append((q @ k.mT / q.shape[-1] ** 0.5).std(-1).mean().item())
+
+        self.stylize(content, style, observe=observe, **options)
+        return {sigma: sum(values) / len(values) for sigma, values in seen.items()}
+
+
+def observed(model, observe):
+    """A clone of `model` whose decoder's self-attention, from block 6 on, is also told to `observe(sigma, q, k, heads)`."""
+    m = model.clone()
+
+    def attention(function, q, k, v, heads, *args, transformer_options, **kwargs):
+        side, number = transformer_options["block"][:2]
+        if side == "output" and number >= 6 and k.shape[1] > 1:  # the prompt is one token
+            observe(transformer_options["sigmas"][0].item(), q, k, heads)
+        return function(q, k, v, heads, *args, transformer_options=transformer_options, **kwargs)
+
+    m.model_options["transformer_options"]["optimized_attention_override"] = attention
+    return m

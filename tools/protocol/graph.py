@@ -1,0 +1,49 @@
+"""StyleID node by node as a prompt for ComfyUI's API."""
+
+from .method import Method, Setting
+
+
+def node(class_type: str, **inputs) -> dict:
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def model_nodes(checkpoint: str | None) -> tuple[dict, dict[str, list]]:
+    """(nodes, where MODEL, CONDITIONING of an empty prompt and VAE come out)."""
+    if checkpoint is None:
+        return {"model": node("StyleIDDemoModel")}, {"model": ["model", 0], "positive": ["model", 1], "vae": ["model", 2]}
+    nodes = {"model": node("CheckpointLoaderSimple", ckpt_name=checkpoint), "prompt": node("CLIPTextEncode", clip=["model", 1], text="")}
+    return nodes, {"model": ["model", 0], "positive": ["prompt", 0], "vae": ["model", 2]}
+
+
+def inversion_nodes(name: str, picture: str, method: Method, positive: list, vae: list) -> dict:
+    """Load, cut to a square and invert one picture; the node `name` has noise, features and sigmas."""
+    return {
+        f"{name}_file": node("LoadImage", image=picture),
+        f"{name}_square": node("ImageScale", image=[f"{name}_file", 0], upscale_method="lanczos", width=method.side, height=method.side,
+                               crop="center"),
+        f"{name}_latent": node("VAEEncode", pixels=[f"{name}_square", 0], vae=vae),
+        name: node("DDIMInvert", model=["capture", 0], latent=[f"{name}_latent", 0], positive=positive, steps=method.steps,
+                   schedule=method.schedule),
+    }
+
+
+def make_prompt(method: Method, content: str, style: str, setting: Setting) -> dict:
+    """API prompt for one picture, of `content` and `style` as LoadImage names them.
+
+    Only the nodes from "inject" on depend on the setting: ComfyUI keeps the inversions from one prompt to the next.
+    """
+    nodes, source = model_nodes(method.checkpoint)
+    positive, vae = source["positive"], source["vae"]
+    return nodes | {
+        "capture": node("CaptureSelfAttention", model=source["model"], blocks=method.blocks),
+        **inversion_nodes("content", content, method, positive, vae),
+        **inversion_nodes("style", style, method, positive, vae),
+        "start": node("LatentAdaIN", content=["content", 0], style=["style", 0], color_strength=1.0),
+        "inject": node("InjectStyleKV", model=source["model"], content_features=["content", 1], style_features=["style", 1],
+                       gamma=setting.gamma, temperature=setting.temperature),
+        "euler": node("KSamplerSelect", sampler_name="euler"),
+        "sample": node("SamplerCustom", model=["inject", 0], add_noise=False, noise_seed=0, cfg=1.0, positive=positive, negative=positive,
+                       sampler=["euler", 0], sigmas=["content", 2], latent_image=["start", 0]),
+        "decode": node("VAEDecode", samples=["sample", 0], vae=vae),
+        "result": node("PreviewImage", images=["decode", 0]),
+    }

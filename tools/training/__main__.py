@@ -1,0 +1,75 @@
+"""Train the demo's autoencoder, its decoder on for LPIPS, and the UNet; write weights, logs and pictures. Called by dev.py train."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from styleid_core.metrics.networks import MissingError, load_lpips
+from tools.in_process import args
+
+from ..host import ROOT, say
+
+# isort: split
+from ..miniature.unet import WEIGHTS, load_trained_unet
+from .autoencoder import autoencoder_task, shipped_autoencoder
+from .decoder import decoder_task, restoration
+from .loop import train
+from .pictures import draw_pictures, find_pictures, load_squares
+from .report import write_report
+from .unet import unet_task
+
+AUTOENCODER_RATE, DECODER_RATE, UNET_RATE = 5e-4, 5e-4, 6e-4
+DRAWN, STROKES = 96, 192
+STROKE_WIDTHS = (4, 12)  # pixels, with up to 5 more
+WORK = ROOT / ".dev" / "training"
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(prog="dev.py train")
+    parser.add_argument("--images", type=Path, required=True, help="a folder of pictures, searched with its sub-folders")
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="AlexNet for LPIPS, as python -m tools.bench.registry_weights DIR "
+                        "writes it (default: torch hub's, 244 MB)")
+    parser.add_argument("--autoencoder-steps", type=int, default=10000)
+    parser.add_argument("--decoder-steps", type=int, default=2450)
+    parser.add_argument("--unet-steps", type=int, default=11500)
+    parser.add_argument("--decoder-only", action="store_true", help="train the shipped decoder on; the encoder and the UNet stay")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=WORK, help="where checkpoints are kept; an interrupted run goes on from them")
+    return parser.parse_args()
+
+
+def main(options):
+    device = torch.device("cpu" if args.cpu else "cuda")
+    lpips = load_lpips(options.weights, device)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    training, held_back = find_pictures(options.images)
+    drawn = draw_pictures(options.folder / "drawn", DRAWN, options.seed)
+    strokes = draw_pictures(options.folder / "strokes", STROKES, options.seed + 1, STROKE_WIDTHS)
+    say(f"{len(training)} pictures and {len(drawn) + len(strokes)} drawn ones to train on, {len(held_back)} held back, on {device}")
+    facts = {"found": len(training), "drawn": len(drawn), "strokes": len(strokes), "held_back": len(held_back), "seed": options.seed}
+    training += drawn
+
+    def trained(task, steps, rate):
+        return train(task, options.folder, steps, rate, options.seed, device)
+
+    if options.decoder_only:
+        autoencoder, unet = shipped_autoencoder(), load_trained_unet().model.diffusion_model
+    else:
+        autoencoder = trained(autoencoder_task(training, held_back, options.seed, device), options.autoencoder_steps, AUTOENCODER_RATE)
+    decoder = trained(decoder_task(autoencoder, training, strokes, held_back, lpips.call, device), options.decoder_steps, DECODER_RATE)
+    autoencoder = torch.nn.Sequential(autoencoder[0], decoder)
+    if not options.decoder_only:
+        unet = trained(unet_task(autoencoder[0], training, held_back, options.folder, options.seed, device), options.unet_steps, UNET_RATE)
+
+    with torch.inference_mode():
+        facts |= restoration(autoencoder, load_squares(held_back, 256), lpips.call, device)
+    write_report(autoencoder, unet, options.folder, WEIGHTS, facts, device, ROOT / "tests" / "pictures")
+
+
+if __name__ == "__main__":
+    try:
+        main(parse_arguments())
+    except MissingError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,80 @@
+"""An autoencoder in TAESD's layout, trained for squared error."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from comfy.taesd.taesd import Block, Decoder, Encoder
+from safetensors.torch import load_file
+
+from ..demo.measures import psnr
+from ..miniature.unet import WEIGHTS
+from .loop import Task
+from .pictures import load_pictures, load_squares, random_crops, to_float
+
+CROP = 128
+BATCH = 4
+SHORT_SIDES = (192, 256, 384)
+LATENT_STD = 0.8  # well inside the tanh that bounds the decoder's input
+LATENT_NOISE = 0.05  # the decoder must bear what a sampler leaves over
+LATENT_WEIGHT = 0.01
+
+
+def new_autoencoder(seed: int) -> torch.nn.Sequential:
+    torch.manual_seed(seed)
+    network = torch.nn.Sequential(Encoder(), Decoder())
+    for parameter in network.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.kaiming_normal_(parameter)
+        else:
+            torch.nn.init.zeros_(parameter)
+    for block in network.modules():
+        if isinstance(block, Block):
+            block.conv[-1].weight.data *= 0.1
+    return network.to(memory_format=torch.channels_last)
+
+
+def shipped_autoencoder() -> torch.nn.Sequential:
+    network = new_autoencoder(0)
+    state = load_file(WEIGHTS / "autoencoder.safetensors")
+    network.load_state_dict({name.replace("taesd_encoder", "0").replace("taesd_decoder", "1"): tensor for name, tensor in state.items()
+                             if name.startswith("taesd")})
+    return network.requires_grad_(False)
+
+
+def autoencoder_task(training: list[Path], held_back: list[Path], seed: int, device: torch.device) -> Task:
+    pictures = load_pictures(training, SHORT_SIDES)
+    test = load_squares(held_back, 256)
+
+    def loss(network, generator):
+        x, noise = prepare(random_crops(pictures, BATCH, CROP, generator)[0], generator, device)
+        encoder, decoder = network
+        with torch.autocast(device.type, torch.bfloat16):
+            z = encoder(x)
+            restored = decoder(z + noise)
+        z = z.float()
+        spread = z.mean((0, 2, 3)).square() + (z.std((0, 2, 3)) - LATENT_STD).square()
+        return (restored.float() - x).square().mean() + LATENT_WEIGHT * spread.mean()
+
+    def validate(network):
+        encoder, decoder = network
+        with torch.autocast(device.type, torch.bfloat16):
+            values = [psnr(decoder(encoder(x)).float(), x) for x in to_float(test).to(device).split(1)]
+        return torch.cat(values).mean().item()
+
+    return Task("autoencoder", new_autoencoder(seed), loss, validate)
+
+
+def prepare(crops: torch.Tensor, generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 crops (B, 3, H, W) as what to restore, mirrored half of the time, and the noise (B, 4, H / 8, W / 8) for its latent."""
+    if torch.rand(1, generator=generator) < 0.5:
+        crops = crops.flip(-1)
+    batch, _, height, width = crops.shape
+    noise = LATENT_NOISE * torch.randn(batch, 4, height // 8, width // 8, generator=generator)
+    return to_float(crops.to(device)).contiguous(memory_format=torch.channels_last), noise.to(device)
+
+
+def encode_all(encoder: torch.nn.Module, pictures: Iterable[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    """Latents (4, H / 8, W / 8) of uint8 pictures, in the scale the UNet sees."""
+    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+        return [encoder(to_float(x[None].to(device)).contiguous(memory_format=torch.channels_last))[0].float().cpu() for x in pictures]

@@ -1,0 +1,56 @@
+"""The decoder alone, trained on for LPIPS (Zhang et al. 2018, arXiv 1801.03924), as squared error restores a blur.
+
+The encoder stays as it is, and with it the latents that the UNet knows.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from ..demo.measures import fine_energy, psnr
+from .autoencoder import BATCH, CROP, SHORT_SIDES, prepare
+from .loop import Task
+from .pictures import load_pictures, load_squares, random_crops, to_float
+
+LPIPS_SHARE = 0.9  # of the loss; the rest is absolute error, which holds the colors
+LPIPS_STRIDE = 4  # of AlexNet's first convolution; it would leave a grid if it saw every crop from the same corner
+STROKES_IN_BATCH = 1
+AVERAGE_DECAY = 0.99  # a longer average of so short a training would still hold some of the blur
+
+Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of each pair of pictures (B, 3, H, W) in 0..1
+
+
+def decoder_task(autoencoder: torch.nn.Sequential, training: list[Path], strokes: list[Path], held_back: list[Path], lpips: Distance,
+                 device: torch.device) -> Task:
+    """`strokes` are drawn pictures that are in every batch, at their own size."""
+    encoder, decoder = autoencoder.to(device)
+    pictures, drawn = load_pictures(training, SHORT_SIDES), load_pictures(strokes, (512,))
+    test = load_squares(held_back, 256)
+
+    def loss(decoder, generator):
+        crops = torch.cat([random_crops(source, count, CROP, generator)[0]
+                           for source, count in ((pictures, BATCH - STROKES_IN_BATCH), (drawn, STROKES_IN_BATCH))])
+        x, noise = prepare(crops, generator, device)
+        with torch.autocast(device.type, torch.bfloat16):
+            with torch.no_grad():
+                z = encoder(x)
+            restored = decoder(z + noise).float()
+        top, left = torch.randint(LPIPS_STRIDE, (2,), generator=generator).tolist()
+        distance = lpips(restored[..., top:, left:], x[..., top:, left:]).mean()
+        return (1 - LPIPS_SHARE) * (restored - x).abs().mean() + LPIPS_SHARE * distance
+
+    def validate(decoder):
+        return restoration(torch.nn.Sequential(encoder, decoder), test, lpips, device)["lpips"]
+
+    return Task("decoder", decoder, loss, validate, AVERAGE_DECAY)
+
+
+def restoration(autoencoder: torch.nn.Sequential, pictures: torch.Tensor, lpips: Distance, device: torch.device) -> dict[str, float]:
+    """Means over uint8 `pictures` (B, 3, H, W); the fine energy is a share of the picture's own."""
+    values = []
+    for x in to_float(pictures).to(device).split(1):
+        with torch.autocast(device.type, torch.bfloat16):
+            restored = autoencoder(x).float().clamp(0, 1)
+        values.append(torch.cat([psnr(restored, x), lpips(restored, x), fine_energy(restored) / fine_energy(x)]))
+    return dict(zip(("psnr", "lpips", "fine_energy"), torch.stack(values).mean(0).tolist()))

@@ -1,0 +1,84 @@
+"""A UNet in SD 1.x's layout, trained to predict the noise of SD 1.x's schedule, weighted by min-SNR (Hang et al. 2023)."""
+
+from pathlib import Path
+
+import torch
+
+from ..miniature.unet import PROMPTS, TRAINED_UNET, load_unet, prompt_token
+from .autoencoder import encode_all
+from .loop import Task
+from .pictures import load_pictures, load_squares, random_crops
+
+SHORT_SIDES = (160, 256, 384)
+BATCHES = ((16, 32), (16, 32), (16, 32), (32, 8))  # (latent side, batch), in turn: the larger teaches attention over more tokens
+MAX_SNR = 5.0
+EMPTY_PROMPT = 0.7  # share of samples that see the empty prompt whatever their folder
+PROMPT_OF_FOLDER = {"coco256": "photograph", "kodak24": "photograph", "paintings_western": "western painting",
+                    "paintings_met_cc0": "western painting", "paintings_chinese": "chinese painting"}
+VALIDATION_TIMESTEPS = (50, 250, 500, 750, 950)
+
+
+def training_latents(encoder: torch.nn.Module, paths: list[Path], folder: Path,
+                     device: torch.device) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Latents of all pictures at each size, also mirrored, and their prompts' indices; kept in `folder`, as they take minutes."""
+    kept, encoded_by = folder / "latents.pt", fingerprint(encoder)
+    known = torch.load(kept) if kept.exists() else {}
+    if known.get("encoded by") != encoded_by:
+        latents = []
+        for side in SHORT_SIDES:
+            pictures = load_pictures(paths, (side,))
+            latents += encode_all(encoder, pictures, device) + encode_all(encoder, [picture.flip(-1) for picture in pictures], device)
+        known = {"encoded by": encoded_by, "latents": latents}
+        torch.save(known, kept)
+    return known["latents"], torch.tensor([label_of(path) for path in paths] * 2 * len(SHORT_SIDES))
+
+
+def fingerprint(network: torch.nn.Module) -> float:
+    """Another one for other weights."""
+    return sum(parameter.double().abs().sum().item() for parameter in network.parameters())
+
+
+def unet_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Path], folder: Path, seed: int, device: torch.device) -> Task:
+    latents, labels = training_latents(encoder, training, folder, device)
+    test = torch.stack(encode_all(encoder, load_squares(held_back, 256), device))
+
+    patcher = load_unet(seed, output_gain=0.0, unet_config=TRAINED_UNET)
+    alphas = alphas_cumprod(patcher.model.model_sampling).to(device)
+    tokens = torch.cat([prompt_token(prompt) for prompt in PROMPTS]).to(device)
+
+    def errors(network, z, labels, timesteps, noise):
+        """Mean squared error of the predicted noise of each sample."""
+        alpha = alphas[timesteps].view(-1, 1, 1, 1)
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted = network(alpha.sqrt() * z + (1 - alpha).sqrt() * noise, timesteps, context=tokens[labels])
+        return (predicted.float() - noise).square().mean((1, 2, 3))
+
+    def loss(network, generator):
+        turn = torch.randint(len(BATCHES), (1,), generator=generator).item()
+        side, batch = BATCHES[turn]
+        z, chosen = random_crops(latents, batch, side, generator)
+        empty = torch.rand(batch, generator=generator) < EMPTY_PROMPT
+        timesteps = torch.randint(1000, (batch,), generator=generator).to(device)
+        noise = torch.randn(z.shape, generator=generator).to(device)
+        snr = alphas[timesteps] / (1 - alphas[timesteps])
+        return ((MAX_SNR / snr).clamp(max=1) * errors(network, z.to(device), labels[chosen].masked_fill(empty, 0).to(device), timesteps,
+                                                      noise)).mean()
+
+    def validate(network):
+        noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(seed))
+        return torch.cat([
+            errors(network, z.to(device), torch.zeros(len(z), dtype=torch.long, device=device),
+                   torch.full((len(z),), t, device=device), e.to(device))
+            for t in VALIDATION_TIMESTEPS for z, e in zip(test.split(16), noise.split(16))]).mean().item()
+
+    return Task("unet", patcher.model.diffusion_model, loss, validate)
+
+
+def label_of(path: Path) -> int:
+    """Index of the prompt that stands for the picture's folder: 0, the empty prompt, where none does."""
+    return PROMPTS.index(PROMPT_OF_FOLDER.get(path.parent.name, PROMPTS[0]))
+
+
+def alphas_cumprod(model_sampling) -> torch.Tensor:
+    """alpha_bar (1000,) of ComfyUI's sigmas (sigma^2 = (1 - alpha_bar) / alpha_bar)."""
+    return 1 / (model_sampling.sigmas.square() + 1)
