@@ -45,7 +45,7 @@ def test(options) -> int:
         if options.company:
             os.environ["STYLEID_COMPANY_PAGE"] = str(ROOT / "docs" / "company.md")
     lint = module(host, "ruff", "check", ".")
-    which = () if options.all else ("-m", "not slow")
+    which = ("--numprocesses", "2", "--dist", "loadfile", *(() if options.all else ("-m", "not slow")))
     failed = module(host, "pytest", *which, *(COMPANY if options.company else ()), *options.rest) or lint
     return module(host, "tools.campaign") or failed if options.all else failed
 

@@ -21,11 +21,9 @@ sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != RO
 from tools.host import end_as_by_ctrl_c, running_host  # noqa: E402
 from tools.server import serve  # noqa: E402
 
-torch.set_num_threads(2)
-
-parity_errors = pytest.StashKey[list[tuple[str, float, float]]]()
-measured_values = pytest.StashKey[list[tuple[str, float, str]]]()
-
+if "PYTEST_XDIST_WORKER" in os.environ:  # threads of two processes on two cores would wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"  # of servers and commands too
+    torch.set_num_threads(1)
 
 def recipe(name: str, shape: torch.Size) -> torch.Tensor:
     """The golden file's weights (tests/golden/README.md)."""
@@ -78,27 +76,23 @@ def write_lora(path: Path):
 
 
 @pytest.fixture
-def assert_parity(request):
+def assert_parity(record_property):
     """assert_parity(name, value, expected, limit): holds a value to a golden one and adds a line to the table at the end."""
-    errors = request.config.stash.setdefault(parity_errors, [])
-
     def check(name, value, expected, limit):
         error = ((value - expected).norm() / expected.norm()).item()
-        errors.append((name, error, limit))
+        record_property("parity", (name, error, limit))
         assert error <= limit, f"{name}: relative error {error:.2e} is above {limit:.0e}"
 
     return check
 
 
 @pytest.fixture
-def measured(request):
+def measured(record_property):
     """measured(name, value, at_least=..., or at_most=...): holds a value to its limit and adds a line to the table at the end."""
-    values = request.config.stash.setdefault(measured_values, [])
-
     def check(name, value, at_least=float("-inf"), at_most=float("inf")):
         limits = [f"{words} {limit:.3g}" for words, limit in (("at least", at_least), ("at most", at_most)) if abs(limit) < float("inf")]
         limit = " and ".join(limits) or "no limit"
-        values.append((name, value, limit))
+        record_property("measured", (name, value, limit))
         assert at_least <= value <= at_most, f"{name}: {value:.4g} is not {limit}"
 
     return check
@@ -110,7 +104,7 @@ def pytest_configure():
 
 def write_company(reports: list, page: Path):
     """The page of what composes and what is refused, from the tests that passed and tell it by the property "beside"."""
-    rows = sorted({tuple(row) for report in reports for name, row in report.user_properties if name == "beside"}, key=str)
+    rows = sorted(set(properties(reports, "beside")), key=str)
     version = re.search(r'"(.+)"', (running_host().comfyui / "comfyui_version.py").read_text(encoding="utf-8"))[1]
     lines = ["# Beside other nodes and packs", "",
              f"Measured on ComfyUI {version} by `python dev.py test --company --packs DIR`, with small seeded models in SD 1.x's layout. "
@@ -119,16 +113,20 @@ def write_company(reports: list, page: Path):
     page.write_text("\n".join(lines), encoding="utf-8")
 
 
-def pytest_terminal_summary(terminalreporter, config):
+def properties(reports: list, kind: str) -> list[tuple]:
+    """What tests told by `record_property`, also those in another process."""
+    return [tuple(value) for report in reports for name, value in getattr(report, "user_properties", ()) if name == kind]
+
+
+def pytest_terminal_summary(terminalreporter):
     if "STYLEID_COMPANY_PAGE" in os.environ:
         write_company(terminalreporter.stats.get("passed", []), Path(os.environ["STYLEID_COMPANY_PAGE"]))
-    errors = config.stash.get(parity_errors, [])
-    if errors:
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    if errors := properties(reports, "parity"):
         terminalreporter.section("golden parity, relative error against the authors' code")
         for name, error, limit in errors:
             terminalreporter.line(f"{name:<66} {error:9.2e}   (at most {limit:.0e})")
-    values = config.stash.get(measured_values, [])
-    if values:
+    if values := properties(reports, "measured"):
         terminalreporter.section("the trained model on pictures it never saw")
         for name, value, limit in values:
             terminalreporter.line(f"{name:<75} {value:8.3f}   ({limit})")
