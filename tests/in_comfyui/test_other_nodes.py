@@ -140,7 +140,7 @@ def test_an_inversion_leaves_no_step_out(pack, model, case, inverted, cache, dev
     [recording] = pack.CaptureSelfAttention(model=cached, blocks="6-11", feature_device=device)
     noise, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
     (plain, content, _), _ = inverted
-    assert torch.equal(noise["samples"], plain["samples"]) and features.sigmas == content.sigmas
+    assert relative_error(noise["samples"], plain["samples"]) < 1e-6 and features.sigmas == content.sigmas
     record_property("beside", ("ComfyUI", cache.__name__.removesuffix("Node"), "left out of an inversion"))
 
 
