@@ -123,7 +123,7 @@ def test_a_value_in_place_of_a_link_is_no_fault_of_ours(inputs, unlinked):
     assert server_part.unlinked({"x": {"class_type": "LatentAdaIN", "inputs": inputs | {"add": True, "way": "a"}}}, info) == unlinked
 
 
-@pytest.mark.parametrize("message", ['layers "12": output block 12 has no self-attention.', "cfg 7 compares with a negative, and none is."])
+@pytest.mark.parametrize("message", ['blocks "12": output block 12 has no self-attention.', "cfg 7 compares with a negative, and none is."])
 def test_sentences(message):
     assert is_sentence(message) and not is_sentence(message + "x" * 1000)
 

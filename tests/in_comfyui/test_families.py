@@ -58,9 +58,9 @@ FAMILIES = {
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in ("fp16", "fp8") else ()) for name in FAMILIES])
 def family(request):
-    """(MODEL, layers, the self-attentions that those are, how far rounding may take the result from the reference)."""
-    supported, unet, layers, blocks = FAMILIES[request.param]
-    return load_unet(unet_config=unet, family=supported), layers, blocks, LIMITS[unet["dtype"]]
+    """(MODEL, text for `blocks`, the self-attentions that those are, how far rounding may take the result from the reference)."""
+    supported, unet, text, blocks = FAMILIES[request.param]
+    return load_unet(unet_config=unet, family=supported), text, blocks, LIMITS[unet["dtype"]]
 
 
 @pytest.fixture

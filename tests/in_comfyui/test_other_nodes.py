@@ -265,7 +265,7 @@ def transfer(pack, model, case):
 def test_recomputing_with_the_same_lora_hooks(hooked, case, transfer, record_property):
     assert relative_error(transfer("recompute", hooked, hooked), transfer("auto", hooked, hooked)) < 1e-4
     assert relative_error(transfer("auto", hooked, hooked), transfer("auto", case.positive, case.positive)) > 1e-3
-    record_property("beside", ("ComfyUI", "LoRA hooks of prompts", "compose; place recompute needs the same in inversion and sampling"))
+    record_property("beside", ("ComfyUI", "LoRA hooks of prompts", "compose; recompute needs the same in inversion and sampling"))
 
 
 @pytest.mark.parametrize("inversion_has_it", [True, False])

@@ -163,9 +163,9 @@ def test_a_reference_of_advanced_controlnet(pack, model, case, loaded, record_pr
                                                   strength=1.0, start_percent=0.0, end_percent=1.0)
     positive = getattr(result, "result", result)[0]
     [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_device="recompute")
-    with pytest.raises(ValueError, match="place recompute cannot repeat"):
+    with pytest.raises(ValueError, match="feature_device recompute cannot repeat"):
         pack.DDIMInvert(model=recording, latent=case.content, positive=positive, steps=2, schedule="ddim")
-    record_property("beside", (versioned("ComfyUI-Advanced-ControlNet"), "Reference in an inversion", "refused with place recompute"))
+    record_property("beside", (versioned("ComfyUI-Advanced-ControlNet"), "Reference in an inversion", "refused with recompute"))
 
 
 class EncodesAs:
