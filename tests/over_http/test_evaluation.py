@@ -168,12 +168,11 @@ def test_a_killed_worker_of_a_cluster_is_replaced(protocol, tmp_path):
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
-    here = psutil.Process()
     try:
         runner = start([*protocol, "--steps", "60", "--ray", cluster.address])
-        wait_for(lambda: len(actors(here)) == 2, 120)
-        wait_for(lambda: any(comfyui_of(actor) for actor in actors(here)), 120)
-        killed = next(actor for actor in actors(here) if comfyui_of(actor))
+        wait_for(lambda: len(actors()) == 2, 120)
+        wait_for(lambda: any(comfyui_of(actor) for actor in actors()), 120)
+        killed = next(actor for actor in actors() if comfyui_of(actor))
         [left] = comfyui_of(killed)
         killed.kill()
         left.kill()  # which nobody else would end
@@ -184,9 +183,10 @@ def test_a_killed_worker_of_a_cluster_is_replaced(protocol, tmp_path):
     assert "4 of 4 pictures" in out and pictures(tmp_path).keys() == NAMES
 
 
-def actors(of: psutil.Process) -> list[psutil.Process]:
-    return [process for process in of.children(recursive=True) if process.name().startswith("ray::ComfyUI")]
+def actors() -> list[psutil.Process]:
+    return [process for process in psutil.process_iter(["name"]) if (process.info["name"] or "").startswith("ray::ComfyUI")]
 
 
 def comfyui_of(actor: psutil.Process) -> list[psutil.Process]:
-    return [process for process in actor.children() if "main.py" in " ".join(process.cmdline())]
+    return [process for process in psutil.process_iter(["ppid", "cmdline"])
+            if process.info["ppid"] == actor.pid and "main.py" in " ".join(process.info["cmdline"] or ())]
