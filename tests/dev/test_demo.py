@@ -63,6 +63,16 @@ def test_checkpoints_of_every_kind(tmp_path):
         assert checkpoint_file(str(tmp_path / name)) == tmp_path / name
 
 
+def test_progress_is_one_line_that_grows(capsys):
+    bar, seen = run.Bar(), ""
+    for value in range(1, 100):
+        bar.show(value, 99)
+        new = capsys.readouterr().out
+        assert "\r" not in new
+        seen += new
+    assert seen == f"[styleid] {'#' * run.WIDTH} 99 steps\n"
+
+
 def test_side_by_side_is_bounded():
     """A part has the whole height, unless that would make it too wide."""
     sizes = [(300, 200), (20000, 20), (20, 20000), (3, 20000), (20000, 3)]

@@ -61,11 +61,12 @@ async def make_prompt(url: str, checkpoint: Path | None) -> dict:
 
 class Bar:
     """Progress as one line that only grows, so that it is one line in a log file too."""
-    drawn = 0
+    drawn = None
 
     def show(self, value: int, maximum: int):
-        if not self.drawn:
+        if self.drawn is None:
             print("[styleid] ", end="")
+            self.drawn = 0
         width = WIDTH * value // maximum
         print("#" * (width - self.drawn), end="" if value < maximum else f" {maximum} steps\n", flush=True)
         self.drawn = width
