@@ -76,17 +76,6 @@ def write_lora(path: Path):
 
 
 @pytest.fixture
-def assert_parity(record_property):
-    """assert_parity(name, value, expected, limit): holds a value to a golden one and adds a line to the table at the end."""
-    def check(name, value, expected, limit):
-        error = ((value - expected).norm() / expected.norm()).item()
-        record_property("parity", (name, error, limit))
-        assert error <= limit, f"{name}: relative error {error:.2e} is above {limit:.0e}"
-
-    return check
-
-
-@pytest.fixture
 def measured(record_property):
     """measured(name, value, at_least=..., or at_most=...): holds a value to its limit and adds a line to the table at the end."""
     def check(name, value, at_least=float("-inf"), at_most=float("inf")):

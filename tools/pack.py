@@ -9,8 +9,6 @@ import nodes
 from .host import ROOT
 
 NODES = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDScores"]
-OPTIONS = ("negative", "cfg", "cfg_max_sigma", "inversion_positive", "denoise", "inject_into", "start_percent", "end_percent",
-           "feature_dtype", "feature_device")
 
 
 def load_pack(folder: Path = ROOT) -> SimpleNamespace:
@@ -25,7 +23,8 @@ def load_pack(folder: Path = ROOT) -> SimpleNamespace:
 
 def stylize(pack: SimpleNamespace, **inputs) -> dict:
     """LATENT of StyleIDSampler; what is an input of StyleIDOptions comes through that node."""
-    options = {name: inputs.pop(name) for name in OPTIONS if name in inputs}
+    known = [each.id for each in nodes.NODE_CLASS_MAPPINGS["StyleIDOptions"].GET_SCHEMA().inputs]
+    options = {name: inputs.pop(name) for name in known if name in inputs}
     if options:
         [inputs["options"]] = pack.StyleIDOptions(**options)
     return pack.StyleIDSampler(**inputs)[0]

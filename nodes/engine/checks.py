@@ -2,16 +2,12 @@
 
 import math
 from collections.abc import Callable
-from typing import TypeVar
 
 import torch
 
 from ...styleid_core.blocks import Block, listed, quote
 from ...styleid_core.features import Features
 from . import logger
-
-T = TypeVar("T")
-
 
 # Settings
 
@@ -23,6 +19,7 @@ def numbers(**settings: float):
 
 
 def span(start_percent: float, end_percent: float):
+    numbers(start_percent=start_percent, end_percent=end_percent)
     if start_percent >= end_percent:
         raise ValueError(f"start_percent {start_percent:g} is not below end_percent {end_percent:g}, so nothing would be injected.")
 
@@ -172,7 +169,7 @@ def sampled_batch(name: str, images: int, batch: int):
                          f"Give one {name} for all, or one for each.")
 
 
-def some_sigmas(wanted: list[T], sampled: list[T], start_percent: float, end_percent: float) -> list[T]:
+def some_sigmas(wanted: list[float], sampled: list[float], start_percent: float, end_percent: float) -> list[float]:
     """`wanted`, those of the `sampled` sigmas that are injected at; ValueError for none of some."""
     if sampled and not wanted:
         raise ValueError(f"No style would be injected: none of the sigmas that are sampled lies between start_percent {start_percent:g} "

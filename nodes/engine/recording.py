@@ -56,7 +56,7 @@ class Recorder:
         self.patcher, self.model = weakref.ref(model), weakref.ref(model.model)
         self.request, self.latent, self.device, self.reserved = request, latent, device, reserved
         self.sigmas: list[float] = []
-        self.kept, self.recomputed = Kept([]), Recomputed([])
+        self.source = Recomputed([]) if request.device == RECOMPUTE else Kept([])
         self.call = call  # or compiled
         self.seen: dict[Block, torch.Tensor] = {}  # in the model call at hand
 
@@ -80,7 +80,7 @@ class Recorder:
             raise ValueError("feature_device recompute cannot repeat what another node adds to the model calls of the inversion. "
                              "Set feature_device to auto, or remove that node from the model that is inverted.")
         options = {name: value for name, value in transformer_options.items() if name not in OF_ONE_RUN}
-        self.recomputed.calls.append(ModelCall(*map_tensors(lambda tensor: move(tensor, RAM), arguments), MappingProxyType(options),
+        self.source.calls.append(ModelCall(*map_tensors(lambda tensor: move(tensor, RAM), arguments), MappingProxyType(options),
                                                self.model, hook_references(self.patcher())))
 
     def keep_features(self):
@@ -89,7 +89,7 @@ class Recorder:
                              "Remove it from the model that is inverted.")
         # What is compiled into CUDA graphs, the next call would write its own n into.
         seen = self.seen if self.call is call else {block: n.clone() for block, n in self.seen.items()}
-        self.kept.steps.append([store(seen[block], self.request.dtype, self.device) for block in self.request.blocks])
+        self.source.steps.append([store(seen[block], self.request.dtype, self.device) for block in self.request.blocks])
         self.seen.clear()
 
     def features(self, steps: int) -> Features:
@@ -98,7 +98,7 @@ class Recorder:
         if blocks and len(self.sigmas) != steps:
             raise ValueError(f"The inversion called the model at {len(self.sigmas)} of {steps} steps: another node left the others out, as "
                              "caches of model calls do. Remove it from the model that is inverted.")
-        return Features(self.sigmas, blocks, self.recomputed if self.request.device == RECOMPUTE else self.kept, self.latent)
+        return Features(self.sigmas, blocks, self.source, self.latent)
 
 
 def record(model: ModelPatcher, latent: torch.Tensor, device: torch.device, reserved: torch.Tensor | None = None) -> tuple:

@@ -58,8 +58,7 @@ class Options(NamedTuple):
 
 
 def check_options(options: Options) -> Options:
-    checks.numbers(cfg=options.cfg, cfg_max_sigma=options.cfg_max_sigma, denoise=options.denoise, start_percent=options.start_percent,
-                   end_percent=options.end_percent)
+    checks.numbers(cfg=options.cfg, cfg_max_sigma=options.cfg_max_sigma, denoise=options.denoise)
     checks.span(options.start_percent, options.end_percent)
     checks.guidance(options.cfg, options.negative, options.inject_into)
     return options
@@ -80,7 +79,7 @@ def inject_captured(model: ModelPatcher, content: Features, style: Features, blo
 
     ValueError for features that were not captured, or lack a block that is named or all of those that this model has.
     """
-    checks.numbers(gamma=gamma, temperature=temperature, start_percent=start_percent, end_percent=end_percent)
+    checks.numbers(gamma=gamma, temperature=temperature)
     checks.span(start_percent, end_percent)
     for name, features in (("content", content), ("style", style)):
         checks.captured(name, features)
@@ -108,12 +107,13 @@ def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, ste
     recording = request_capture(model, blocks, options.feature_dtype, options.feature_device) if blocks.strip() else model
     plan = make_schedule(model, schedule, steps, options.denoise)
     cfg_limit = path_of(model).sigma(options.cfg_max_sigma)
-    name = "positive" if options.inversion_positive is None else "inversion_positive"
-    inverted_with = positive if options.inversion_positive is None else options.inversion_positive
+    given = options.inversion_positive
+    name, inverted_with = ("positive", positive) if given is None else ("inversion_positive", given)
+    sigmas = plan.sampling[:-1]
     check_inverted(model, name, inverted_with, plan.evaluated)
-    check_sampled(model, "positive", positive, plan.sampling[:-1])
+    check_sampled(model, "positive", positive, sigmas)
     if options.cfg != 1:
-        check_sampled(model, "negative", options.negative, plan.sampling[:-1][plan.sampling[:-1] <= cfg_limit])
+        check_sampled(model, "negative", options.negative, sigmas[sigmas <= cfg_limit])
     if recording is not model:
         injected_sigmas(model, options.start_percent, options.end_percent, plan.sampling)
 

@@ -40,3 +40,11 @@ def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
 def with_steps(features, steps: list):
     """Captured features with other tensors in place of theirs."""
     return features._replace(source=features.source._replace(steps=steps))
+
+
+def invert_both(pack, model, case, schedule: str, content: dict | None = None, style: dict | None = None, blocks: str = "6-11",
+                steps: int | None = None) -> list[tuple]:
+    """[(noise, features, sigmas) of content, of style], by the nodes; of the case's latents and in its steps unless others are given."""
+    [recording] = pack.CaptureSelfAttention(model=model, blocks=blocks)
+    return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=steps or case.steps, schedule=schedule)
+            for latent in (content or case.content, style or case.style)]

@@ -14,7 +14,7 @@ args.cpu = "STYLEID_TEST_ON_GPU" not in os.environ
 torch.backends.cudnn.allow_tf32 = False  # as little on a GPU as in the golden values
 
 # isort: split
-from cases import Golden
+from cases import Golden, invert_both
 
 from tools.miniature.unet import TRAINED_UNET, load_unet
 from tools.pack import load_pack
@@ -69,9 +69,7 @@ def invert(pack, model, case):
     @functools.cache
     def with_nodes(schedule):
         with torch.inference_mode():
-            [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11")
-            return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=case.steps, schedule=schedule)
-                    for latent in (case.content, case.style)]
+            return invert_both(pack, model, case, schedule)
 
     return with_nodes
 

@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from cases import invert_both
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tools.demo.transfer import sample_custom
@@ -37,9 +38,7 @@ def per_call(run) -> tuple[float, float]:
 @pytest.fixture(scope="module")
 def inverted(pack, model, case):
     with torch.inference_mode():
-        [recording] = pack.CaptureSelfAttention(model=model)
-        return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=2 * STEPS, schedule="ddim")
-                for latent in (case.content, case.style)]
+        return invert_both(pack, model, case, "ddim", steps=2 * STEPS)
 
 
 @pytest.fixture

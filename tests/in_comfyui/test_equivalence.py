@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from cases import relative_error, to_latent
+from cases import invert_both, relative_error, to_latent
 from comfy.model_management import InterruptProcessingException, interrupt_current_processing
 from comfy.patcher_extension import WrappersMP
 from comfy.samplers import sampler_object
@@ -145,10 +145,7 @@ def test_cond_and_uncond_in_one_batch_or_split(five_nodes, case, monkeypatch):
 def by_formula(pack, model, case):
     """by_formula(content, style): samples of the graph of five nodes, where the paper's formulas stand for the injection."""
     def run(content, style):
-        [recording] = pack.CaptureSelfAttention(model=model)
-        (noise, content_features, sigmas), (style_noise, style_features, _) = (
-            pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=case.steps, schedule="ddim")
-            for latent in (content, style))
+        (noise, content_features, sigmas), (style_noise, style_features, _) = invert_both(pack, model, case, "ddim", content, style)
         [start] = pack.LatentAdaIN(content=noise, style=style_noise)
         m = paper_attention(model, content_features, style_features, gamma=0.75, temperature=1.5)
         return sample_custom(m, case.positive, sigmas, start)["samples"]

@@ -5,7 +5,7 @@ import functools
 import comfy.supported_models
 import pytest
 import torch
-from cases import Golden, from_latent
+from cases import Golden, from_latent, invert_both, relative_error
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_base import ModelType
 from comfy.samplers import KSAMPLER
@@ -36,16 +36,24 @@ def golden(request):
     return Golden(request.param)
 
 
+@pytest.fixture
+def assert_parity(record_property):
+    """assert_parity(name, value, expected, limit): holds a value to a golden one and adds a line to the table at the end."""
+    def check(name, value, expected, limit):
+        error = relative_error(value, expected)
+        record_property("parity", (name, error, limit))
+        assert error <= limit, f"{name}: relative error {error:.2e} is above {limit:.0e}"
+
+    return check
+
+
 @pytest.fixture(scope="module")
 def invert(pack, model):
     """invert(golden, blocks): [(noise, features, sigmas) of content, of style], by the nodes; each is run once."""
     @functools.cache
     def with_nodes(steps, blocks):
-        golden = Golden(steps)
         with torch.inference_mode():
-            [recording] = pack.CaptureSelfAttention(model=model, blocks=blocks)
-            return [pack.DDIMInvert(model=recording, latent=latent, positive=golden.positive, steps=steps, schedule="official")
-                    for latent in (golden.content, golden.style)]
+            return invert_both(pack, model, Golden(steps), "official", blocks=blocks)
 
     return lambda golden, blocks="6-11": with_nodes(golden.steps, blocks)
 

@@ -4,6 +4,7 @@ import importlib
 
 import pytest
 import torch
+from cases import invert_both
 
 from tools.demo.transfer import sample_custom
 from tools.pack import stylize
@@ -16,9 +17,7 @@ def middle(pack_module, monkeypatch):
 
 
 def test_a_family_is_a_file_and_a_line(pack, middle, model, case):
-    [recording] = pack.CaptureSelfAttention(model=model, blocks="middle 0")
-    (noise, content, sigmas), (_, style, _) = (
-        pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=5) for latent in (case.content, case.style))
+    (noise, content, sigmas), (_, style, _) = invert_both(pack, model, case, "official", blocks="middle 0")
     assert content.blocks == [("middle", 0, 0)]
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
     injected, plain = (sample_custom(each, case.positive, sigmas, noise)["samples"] for each in (m, model))

@@ -93,15 +93,10 @@ def block_address(extra_options: dict) -> Block:
     return (*extra_options["block"], extra_options["block_index"])
 
 
-def put_first(patch: Callable, options: dict):
-    """Run an attn1_patch before every other, so that it meets the LayerNorm output and not what others make of it."""
+def put_around(options: dict, first: tuple = (), last: tuple = ()):
+    """Run attn1_patches before every other, so that they meet the LayerNorm output and not what others make of it, or after."""
     patches = options["patches"] = options.get("patches", {}).copy()
-    patches["attn1_patch"] = [patch, *patches.get("attn1_patch", [])]
-
-
-def put_last(patch: Callable, options: dict):
-    patches = options["patches"] = options.get("patches", {}).copy()
-    patches["attn1_patch"] = [*patches.get("attn1_patch", []), patch]
+    patches["attn1_patch"] = [*first, *patches.get("attn1_patch", []), *last]
 
 
 def record(options: dict, blocks: list[Block], seen: dict[Block, torch.Tensor]):
@@ -111,7 +106,7 @@ def record(options: dict, blocks: list[Block], seen: dict[Block, torch.Tensor]):
             seen[block] = n
         return n, context, value
 
-    put_first(attn1_patch, options)
+    put_around(options, first=(attn1_patch,))
 
 
 def refuse_tiles(options: dict, pictures: Callable[[Block], int | None]):
@@ -122,7 +117,7 @@ def refuse_tiles(options: dict, pictures: Callable[[Block], int | None]):
                              "style. Remove it from the model that is inverted and from the one that is sampled.")
         return n, context, value
 
-    put_last(attn1_patch, options)
+    put_around(options, last=(attn1_patch,))
 
 
 def inject(options: dict, injection):
@@ -139,7 +134,7 @@ def inject(options: dict, injection):
         context = torch.cat((n, n_style), 1) if block in injection.replaced else n_style
         return mix_query_input(n, n_content, injection.gamma, injection.tau), context, context
 
-    put_first(attn1_patch, options)
+    put_around(options, first=(attn1_patch,))
     refuse_tiles(options, lambda block: len(injection.current[block][0]) if block in injection.current else None)
 
 
