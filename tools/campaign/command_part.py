@@ -155,19 +155,21 @@ def judge(tried: str, command: list[str], place: Path) -> Outcome:
     if process.returncode:
         told = any(re.search(r"error: \S+ \S+", line) for line in lines)  # below it, what was left out and why
         return Outcome(tried, "refused" if told else "raw", f"{last} ({shown})")
-    return Outcome(tried, *judge_report(place / "report.json", shown))
+    rows = (place / "pairs.csv").read_bytes().split()[1:] if "--pairs" in command else NAMES  # of a table that was cut, fewer
+    asked = min(len(rows), len(NAMES))
+    return Outcome(tried, *judge_report(place / "report.json", asked, shown))
 
 
-def judge_report(path: Path, shown: str) -> tuple[str, str]:
-    """A measurement that succeeded has numbers, and accounts for every pair."""
+def judge_report(path: Path, asked: int, shown: str) -> tuple[str, str]:
+    """A measurement that succeeded has numbers, and accounts for every pair that it was `asked` for."""
     if not path.is_file():
         return "right", shown
     report = json.loads(path.read_text(encoding="utf-8"))
     values = [value for row in report["per_pair"] for value in row.values() if isinstance(value, float)]
     if not all(map(math.isfinite, values)):
         return "wrong", f"NaN in the report ({shown})"
-    if report["pairs"] + len(report["skipped"]) < len(NAMES):
-        return "wrong", f"{report['pairs']} pairs and {len(report['skipped'])} left out of {len(NAMES)} ({shown})"
+    if report["pairs"] + len(report["skipped"]) < asked:
+        return "wrong", f"{report['pairs']} pairs and {len(report['skipped'])} left out of {asked} ({shown})"
     return "right", shown
 
 
