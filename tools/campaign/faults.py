@@ -170,7 +170,7 @@ def at_a_line_of_the_pack(model, trigger, layer):
 
     def in_frame(frame, event, argument):
         name = frame.f_code.co_filename
-        return in_line if name.startswith(folders) and not name.endswith("nodes/samplers.py") else None
+        return in_line if name.startswith(folders) and not name.endswith("engine/samplers.py") else None
 
     sys.settrace(in_frame)
     try:
