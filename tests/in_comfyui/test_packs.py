@@ -17,6 +17,7 @@ from comfy.samplers import sampler_object
 
 import nodes
 from tools.demo.transfer import sample_custom
+from tools.miniature.unet import CONTEXT_DIM, conditioning, seeded_tensor
 from tools.pack import NODES
 from tools.reference import paper_attention
 
@@ -79,11 +80,37 @@ def inputs(case, inverted):
     return noise, dict(content_features=content, style_features=style, **SETTINGS), sigmas[-7:]
 
 
+def ip_adapter(model) -> dict:
+    """Seeded weights of an IP-Adapter of 4 image tokens, as its files have them: cross-attentions are numbered as that pack visits them."""
+    unet = model.model.diffusion_model
+    layers = [*(unet.input_blocks[number][1] for number in (1, 2, 4, 5, 7, 8)), *(block[1] for block in unet.output_blocks[3:]),
+              unet.middle_block[1]]
+    tokens = 4 * CONTEXT_DIM
+    shapes = {"proj.weight": (tokens, 64), "proj.bias": (tokens,), "norm.weight": (CONTEXT_DIM,), "norm.bias": (CONTEXT_DIM,)}
+    keys = {f"{2 * number + 1}.to_{side}_ip.weight": (layer.transformer_blocks[0].attn2.to_k.out_features, CONTEXT_DIM)
+            for number, layer in enumerate(layers) for side in "kv"}
+    return {part: {name: seeded_tensor(name, shape, 3, 1.0) for name, shape in named.items()}
+            for part, named in (("image_proj", shapes), ("ip_adapter", keys))}
+
+
+def image_embedding(name: str) -> torch.Tensor:
+    return seeded_tensor(name, (1, 64), 3, 8.0)
+
+
+LEFT = torch.ones(1, 64, 96).tril()
+
 MODELS = {
     ("sd-perturbed-attention", "PerturbedAttention"): (dict(unet_block="middle"), COMPOSES),
     ("sd-perturbed-attention", "SmoothedEnergyGuidanceAdvanced"): (dict(unet_block="middle"), COMPOSES),
     ("ComfyUI-TiledDiffusion", "TiledDiffusion"): (dict(tile_width=64, tile_height=64, tile_overlap=0), "only a part of the picture"),
     ("comfyui_jankhidiffusion", "ApplyMSWMSAAttention"): (dict(end_time=1.0, output_blocks="9"), "cuts self-attention into tiles"),
+    ("sd-perturbed-attention", "NormalizedAttentionGuidance"): (dict(negative=conditioning("photograph")), COMPOSES),
+    ("sd-perturbed-attention", "PLADIS"): ({}, COMPOSES),
+    ("ComfyUI-ppm", "TCFGAdvanced"): ({}, COMPOSES),
+    ("ComfyUI-ppm", "AttentionCouplePPM"): (dict(base_cond=conditioning("photograph"), base_mask=LEFT,
+                                                 cond_1=conditioning("western painting"), mask_1=1 - LEFT), COMPOSES),
+    ("ComfyUI_IPAdapter_plus", "IPAdapterEmbeds"): (dict(ipadapter=ip_adapter, pos_embed=image_embedding("positive"),
+                                                         neg_embed=image_embedding("negative")), COMPOSES),
 }
 
 
@@ -93,7 +120,7 @@ def test_models_that_others_patch(pack, model, case, loaded, inputs, case_of, re
     loaded(folder)
     settings, expected = MODELS[case_of]
     noise, features, sigmas = inputs
-    other = call(name, model=model, **settings)
+    other = call(name, model=model, **{id: value(model) if callable(value) else value for id, value in settings.items()})
     negative = [[case["context"].flip(1), {}]]
     [m] = pack.InjectStyleKV(model=other, **features)
     if expected != COMPOSES:
@@ -116,7 +143,8 @@ SAMPLERS = {
     ("ComfyUI-sonar", "SamplerSonarEulerA"): (None, {}, REFUSED),
     ("ComfyUI-sonar", "SamplerSonarDPMPPSDE"): (None, {}, REFUSED),
     ("RES4LYF", "ClownSampler_Beta"): (None, {}, REFUSED),
-    ("RES4LYF", "ClownSampler_Beta", "ODE"): (None, dict(eta=0.0), COMPOSES),
+    # Not the default's middle of two sigmas, whose nearest step is a matter of rounding.
+    ("RES4LYF", "ClownSampler_Beta", "ODE"): (None, dict(eta=0.0, sampler_name="linear/ralston_2s"), COMPOSES),
 }
 
 
@@ -140,13 +168,13 @@ def test_samplers_of_others(pack, model, case, loaded, inputs, case_of, record_p
             sample(m)
     else:
         assert relative_error(sample(m), sample(paper_attention(model, **features))) < 1e-4
-    variant = ", ".join(f"{key} {value:g}" for key, value in settings.items()) or wrapped
+    variant = ", ".join(f"{key} {value}" for key, value in settings.items()) or wrapped
     record_property("beside", (versioned(folder), f"{name} ({variant})" if variant else name, f"{expected}: adds noise"
                                if expected == REFUSED else COMPOSES))
 
 
-@pytest.mark.parametrize("name", ["ComfyUI_IPAdapter_plus", "ComfyUI-Advanced-ControlNet", "ComfyUI-AnimateDiff-Evolved", "ComfyUI-KJNodes",
-                                  "ComfyUI-ppm", "comfyui-prompt-control"])
+@pytest.mark.parametrize("name", ["ComfyUI-Advanced-ControlNet", "ComfyUI-AnimateDiff-Evolved", "ComfyUI-KJNodes",
+                                  "comfyui-prompt-control"])
 def test_packs_whose_models_are_not_here_load_beside_ours(loaded, name, record_property):
     loaded(name)
     record_property("beside", (versioned(name), "all nodes", "load beside ours; not run here"))
