@@ -10,6 +10,8 @@ from .nodes.capture_self_attention import CaptureSelfAttention
 from .nodes.ddim_invert import DDIMInvert
 from .nodes.inject_style_kv import InjectStyleKV
 from .nodes.latent_adain import LatentAdaIN
+from .nodes.load_styleid_features import LoadStyleIDFeatures
+from .nodes.save_styleid_features import SaveStyleIDFeatures
 from .nodes.styleid_options import StyleIDOptions
 from .nodes.styleid_sampler import StyleIDSampler
 
@@ -28,7 +30,8 @@ def scores() -> list[type[io.ComfyNode]]:
 class StyleIDExtension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [StyleIDSampler, StyleIDOptions, CaptureSelfAttention, DDIMInvert, LatentAdaIN, InjectStyleKV, *scores()]
+        return [StyleIDSampler, StyleIDOptions, CaptureSelfAttention, DDIMInvert, LatentAdaIN, InjectStyleKV, SaveStyleIDFeatures,
+                LoadStyleIDFeatures, *scores()]
 
 
 async def comfy_entrypoint() -> StyleIDExtension:

@@ -19,6 +19,18 @@ class Kept(NamedTuple):
         """Of the blocks with these indices."""
         return Kept([[step[k] for k in indices] for step in self.steps])
 
+    def step(self, i: int) -> list:
+        return self.steps[i]
+
+
+class Origin(NamedTuple):
+    """What features were made with: the weights and the prompt by a fingerprint."""
+    weights: str
+    prompt: str
+    schedule: str
+    steps: str
+    denoise: str
+
 
 class Features(NamedTuple):
     """Inputs n of self-attention (LayerNorm outputs), one per inversion step and block.
@@ -27,6 +39,7 @@ class Features(NamedTuple):
     blocks  K blocks            which self-attentions were captured; none when nothing was asked for
     source  a named tuple       what gives the inputs of a step: `Kept`, or what the host computes them from again
     latent  (batch, C, H, W)    what was inverted
+    origin                      what a file tells about it
 
     Lists and tuples all through, because ComfyUI's memory-pressure cache counts tensors only inside those.
     """
@@ -34,6 +47,7 @@ class Features(NamedTuple):
     blocks: list[Block]
     source: tuple
     latent: Tensor
+    origin: Origin | None = None
 
     def __repr__(self) -> str:
         """Short: with every error ComfyUI keeps the text of a node's inputs in its history, and tensors have long ones."""
@@ -71,7 +85,8 @@ def nearest_step(features: Features, sigma: float) -> int:
 
 
 class Reader:
-    """Brings `Kept` features to `device` (a torch.device) step by step, and while one is in use, ahead of time the one that follows.
+    """Brings features that are kept, in memory or in a file, to `device` (a torch.device) step by step, and while one is in use, ahead of
+    time the one that follows.
 
     A sampling goes down the sigmas that the inversion went up, so step i - 1 is what follows step i. Into a GPU the copy runs on a
     stream of its own beside the computation. Of other steps nothing is held.
@@ -99,7 +114,7 @@ class Reader:
     def fetch(self, step: int) -> tuple:
         """(the step on its way to the device, the event that it is there or None)."""
         with torch.cuda.stream(self.stream) if self.stream else nullcontext():
-            kept = map_tensors(lambda tensor: move(tensor, self.device), self.features.source.steps[step])
+            kept = map_tensors(lambda tensor: move(tensor, self.device), self.features.source.step(step))
             return kept, self.stream.record_event() if self.stream else None
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import PurePath
 
 import torch
 
@@ -136,6 +137,29 @@ def captured(name: str, features: Features):
     if not features.blocks:
         raise ValueError(f"The {name}_features are empty. Put Capture Self-Attention between the model and the DDIM Invert "
                          "that they come from.")
+
+
+def saved(noise: torch.Tensor, features: Features, readable: bool):
+    """ValueError for features that make no file with this noise; `readable` unless they are computed again."""
+    if not features.blocks:
+        raise ValueError("The features are empty. Put Capture Self-Attention between the model and DDIM Invert.")
+    if not readable:
+        raise ValueError("The features are recomputed, so there is nothing to save. Set feature_device of Capture Self-Attention to auto.")
+    if noise.shape != features.latent.shape:
+        raise ValueError(f"The noise has shape {list(noise.shape)}, and the features are of a latent {list(features.latent.shape)}. "
+                         "Connect the noise and the features of one DDIM Invert.")
+
+
+def file_prefix(prefix: str):
+    path = PurePath(prefix)
+    if not path.name or path.is_absolute() or ".." in path.parts or not prefix.isprintable():
+        raise ValueError(f"filename_prefix {quote(prefix)} is no name of a file below models/styleid_features. Write for example style, "
+                         "or starry/night.")
+
+
+def other_weights(name: str):
+    """Only a warning."""
+    logger.warning("The %s_features were made with other weights than those that sample. They are injected as they are.", name)
 
 
 def common_blocks(content: Features, style: Features, model_blocks: list[Block]) -> list[Block]:

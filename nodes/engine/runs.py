@@ -18,6 +18,7 @@ from . import checks, logger
 from .compilation import call, own_graphs
 from .families import family_of
 from .memory import fits_in_one_batch, make_room
+from .origin import origin_of
 from .recording import record, requested_capture
 
 # "ddim" goes along ComfyUI's scheduler ddim_uniform, and any other scheduler may take its place.
@@ -128,7 +129,7 @@ def invert_latent(model: ModelPatcher, latent: dict, positive: list, steps: int,
         # Only Inject Style K/V knows what is to be seen outside the mask; a bare sampler would show this noise there.
         checks.unused_mask(latent, "input")
         del output["noise_mask"]
-    return output, features, plan.sampling
+    return output, features._replace(origin=origin_of(model, positive, schedule, steps, denoise)), plan.sampling
 
 
 def in_batches(model: ModelPatcher, content: torch.Tensor, style: torch.Tensor) -> list[torch.Tensor]:

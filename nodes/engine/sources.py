@@ -1,4 +1,4 @@
-"""Where the features of a step come from in a sampling run: kept since the inversion, or computed again from its model calls.
+"""Where the features of a step come from in a sampling run: kept, in memory or in a file, or computed again from the inversion's calls.
 
 A reader belongs to one run and has three methods:
 
@@ -18,7 +18,10 @@ from comfy.model_patcher import ModelPatcher
 from ...styleid_core.blocks import Block
 from ...styleid_core.features import Features, Kept, Reader, nearest_step
 from ...styleid_core.storage import map_tensors, move
+from ...styleid_core.style_file import InFile
+from . import checks
 from .company import hook_references
+from .origin import fingerprint
 
 
 class ModelCall(NamedTuple):
@@ -48,7 +51,8 @@ class KeptReader:
 
     @staticmethod
     def check(name: str, features: Features, model: ModelPatcher):
-        pass
+        if features.origin and features.origin.weights != fingerprint(model):
+            checks.other_weights(name)
 
     def calls(self, sigma: float) -> list[ModelCall]:
         return []
@@ -78,7 +82,7 @@ class RecomputedReader:
         return next(computed)
 
 
-READERS = {Kept: KeptReader, Recomputed: RecomputedReader}  # by the type of a Features' source
+READERS = {Kept: KeptReader, InFile: KeptReader, Recomputed: RecomputedReader}  # by the type of a Features' source
 
 
 def replay(executor, call: ModelCall, family: ModuleType, blocks: list[Block], device: torch.device, options: dict) -> dict:

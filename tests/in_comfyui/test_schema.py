@@ -16,11 +16,14 @@ INPUTS = {
                        "color_strength": 1.0, "blocks": "auto", "schedule": "official", "options": None},
     "StyleIDOptions": {"negative": None, "cfg": 1.0, "cfg_max_sigma": 5.42, "inversion_positive": None, "denoise": 1.0,
                        "inject_into": "both", "start_percent": 0.0, "end_percent": 1.0, "feature_dtype": "auto", "feature_device": "auto"},
+    "SaveStyleIDFeatures": {"noise": None, "features": None, "sigmas": None, "filename_prefix": "style", "image": None},
+    "LoadStyleIDFeatures": {"file": None},
     "StyleIDScores": {"content": None, "style": None, "stylized": None},
 }
 OUTPUTS = {
     "CaptureSelfAttention": ["MODEL"], "DDIMInvert": ["LATENT", "STYLEID_FEATURES", "SIGMAS"], "LatentAdaIN": ["LATENT"],
     "InjectStyleKV": ["MODEL"], "StyleIDSampler": ["LATENT"], "StyleIDOptions": ["STYLEID_OPTIONS"],
+    "SaveStyleIDFeatures": [], "LoadStyleIDFeatures": ["LATENT", "STYLEID_FEATURES", "SIGMAS"],
     "StyleIDScores": ["FLOAT", "FLOAT", "FLOAT", "STRING"],
 }
 

@@ -1,0 +1,137 @@
+"""Save StyleID Features and Load StyleID Features."""
+
+import logging
+
+import comfy.model_management
+import comfy.supported_models
+import folder_paths
+import pytest
+import torch
+from cases import invert_both
+from companions import with_lora
+
+import nodes
+from styleid_core.storage import STORAGES
+from tools.demo.transfer import sample_custom
+from tools.miniature.seeded import load_sdxl, sdxl_conditioning
+from tools.miniature.unet import TRAINED_UNET, load_unet
+
+SETTINGS = dict(gamma=0.6, temperature=1.3)
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Where features are saved, as an extra_model_paths.yaml would put it."""
+    monkeypatch.setitem(folder_paths.folder_names_and_paths, "styleid_features", ([str(tmp_path)], set()))
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path / "temp"))
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    return tmp_path
+
+
+def save(pack, inverted, **more) -> str:
+    """Name of the file."""
+    noise, features, sigmas = inverted
+    output = nodes.NODE_CLASS_MAPPINGS["SaveStyleIDFeatures"].execute(noise=noise, features=features, sigmas=sigmas, **more)
+    return output.ui.as_dict()["text"][0]
+
+
+def stylize(pack, model, case, content, style) -> torch.Tensor:
+    (noise, content_features, sigmas), (style_noise, style_features, _) = content, style
+    [start] = pack.LatentAdaIN(content=noise, style=style_noise)
+    [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features, **SETTINGS)
+    return sample_custom(m, case.positive, sigmas, start)["samples"]
+
+
+@pytest.mark.parametrize("feature_dtype", STORAGES)
+def test_a_transfer_from_files_is_the_same(pack, model, case, feature_dtype):
+    [recording] = pack.CaptureSelfAttention(model=model, feature_dtype=feature_dtype)
+    kept = [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=case.steps)
+            for latent in (case.content, case.style)]
+    read = [pack.LoadStyleIDFeatures(file=save(pack, inverted)) for inverted in kept]
+    assert torch.equal(stylize(pack, model, case, *kept), stylize(pack, model, case, *read))
+
+
+def test_files_are_listed_numbered_and_shown(pack, model, case, folder):
+    content, style = invert_both(pack, model, case, "ddim")
+    assert save(pack, content, filename_prefix="starry/night") == "starry/night_00001_.safetensors"
+    name = save(pack, style, filename_prefix="starry/night", image=torch.rand(1, 600, 1200, 3))
+    load = nodes.NODE_CLASS_MAPPINGS["LoadStyleIDFeatures"]
+    [listed] = load.define_schema().inputs
+    assert listed.options == ["starry/night_00001_.safetensors", name] and name == "starry/night_00002_.safetensors"
+    assert load.validate_inputs(name) is True and load.fingerprint_inputs(name) != load.fingerprint_inputs(listed.options[0])
+    output = load.execute(name)
+    [shown] = (folder / "temp").iterdir()
+    assert output.ui and shown.suffix == ".png"
+    # Features that were read can be written again, in part too.
+    assert save(pack, output.result, filename_prefix="copy") == "copy_00001_.safetensors"
+    assert folder.joinpath("copy_00001_.safetensors").stat().st_size > 1000
+
+
+def test_a_mask_goes_along(pack, model, case):
+    masked = case.content | {"noise_mask": torch.ones(1, 1, 128, 192)}
+    content, _ = invert_both(pack, model, case, "ddim", content=masked)
+    noise, _, _ = pack.LoadStyleIDFeatures(file=save(pack, content))
+    assert torch.equal(noise["noise_mask"], masked["noise_mask"])
+
+
+@pytest.mark.parametrize("prefix", ["", ".", "..", "../above", "a/../../b", "/absolute", "new\nline", "nul\0"])
+def test_names_that_lead_elsewhere(pack, model, case, folder, prefix):
+    content, _ = invert_both(pack, model, case, "ddim")
+    with pytest.raises(ValueError, match="is no name of a file below models/styleid_features"):
+        save(pack, content, filename_prefix=prefix)
+    assert not list(folder.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize("name", ["missing.safetensors", "../outside.safetensors", "other.txt"])
+def test_no_such_file(pack, folder, name):
+    (folder / "other.txt").write_text("text")
+    (folder.parent / "outside.safetensors").write_text("text")
+    assert f"There is no {name} in models/styleid_features" in nodes.NODE_CLASS_MAPPINGS["LoadStyleIDFeatures"].validate_inputs(name)
+    with pytest.raises(ValueError, match="Press R"):
+        pack.LoadStyleIDFeatures(file=name)
+
+
+def test_what_cannot_be_saved(pack, model, case):
+    content, style = invert_both(pack, model, case, "ddim")
+    [recomputing] = pack.CaptureSelfAttention(model=model, feature_device="recompute")
+    with pytest.raises(ValueError, match="are recomputed, so there is nothing to save"):
+        save(pack, pack.DDIMInvert(model=recomputing, latent=case.content, positive=case.positive, steps=2))
+    with pytest.raises(ValueError, match="The features are empty. Put Capture Self-Attention"):
+        save(pack, pack.DDIMInvert(model=model, latent=case.content, positive=case.positive, steps=2))
+    half = {"samples": content[0]["samples"][..., :8]}
+    with pytest.raises(ValueError, match="Connect the noise and the features of one DDIM Invert"):
+        save(pack, (half, *content[1:]))
+
+
+def test_a_cancelled_save_leaves_nothing(pack, model, case, folder):
+    content, _ = invert_both(pack, model, case, "ddim")
+    comfy.model_management.interrupt_current_processing()
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        save(pack, content)
+    assert not list(folder.rglob("*.*"))
+
+
+def test_a_folder_that_cannot_be_written(pack, model, case, folder):
+    content, _ = invert_both(pack, model, case, "ddim")
+    (folder / "file").write_text("text")
+    with pytest.raises(ValueError, match="The features could not be saved in styleid_features"):
+        save(pack, content, filename_prefix="file/style")
+
+
+def test_other_weights_are_told(pack, model, case, caplog):
+    content, style = (pack.LoadStyleIDFeatures(file=save(pack, inverted)) for inverted in invert_both(pack, model, case, "ddim"))
+    caplog.set_level(logging.WARNING)
+    stylize(pack, with_lora(model), case, content, style)
+    assert "other weights" not in caplog.text
+    stylize(pack, load_unet(weight_seed=1, unet_config=TRAINED_UNET), case, content, style)
+    assert caplog.text.count("were made with other weights than those that sample") == 2
+
+
+def test_another_layout_is_refused(pack, model, case):
+    xl = load_sdxl()
+    [recording] = pack.CaptureSelfAttention(model=xl, blocks="3")
+    inverted = pack.DDIMInvert(model=recording, latent=case.style, positive=sdxl_conditioning(), steps=2, schedule="ddim")
+    name = save(pack, inverted)
+    content, _ = invert_both(pack, model, case, "ddim", blocks="3-11")
+    with pytest.raises(ValueError, match=r"output block 3 works on .* which does not fit .* style_features \[1, 96, 64\]"):
+        stylize(pack, model, case, content, pack.LoadStyleIDFeatures(file=name))

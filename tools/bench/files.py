@@ -1,0 +1,53 @@
+"""What saving and loading features takes, at the size of SD 1.5 at 512 x 512 in 50 steps: python -m tools.bench.files"""
+
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from styleid_core.blocks import Block
+from styleid_core.features import Features, Kept
+from styleid_core.storage import restore, store
+from styleid_core.style_file import Inverted, load, save
+
+STEPS, ROUNDS = 50, 3
+SHAPES = [(1024, 640)] * 3 + [(4096, 320)] * 3  # (tokens, channels) of blocks 6-11
+CPU, CPU_FLOAT = torch.device("cpu"), torch.empty(0)
+
+
+def inverted(storage: str) -> Inverted:
+    latent = torch.randn(1, 4, 64, 64)
+    steps = [[store(torch.randn(1, *shape).half(), storage, CPU) for shape in SHAPES] for _ in range(STEPS)]
+    sigmas = torch.linspace(0.03, 14, STEPS)
+    blocks = [Block("output", number, 0) for number in range(6, 12)]
+    return Inverted(latent, Features(sigmas.tolist(), blocks, Kept(steps), latent), sigmas.flip(0))
+
+
+def timed(action) -> tuple[float, object]:
+    start = time.perf_counter()
+    result = action()
+    return time.perf_counter() - start, result
+
+
+def measure(storage: str, path: Path) -> list[float]:
+    """Bytes, and seconds of saving, of loading (which checks every byte), and of reading all steps."""
+    picture = inverted(storage)
+    saving, _ = timed(lambda: save(picture, path))
+    loading, read = timed(lambda: load(path))
+    reading, _ = timed(lambda: [restore(n, CPU_FLOAT) for i in range(STEPS) for n in read.features.source.step(i)])
+    return [path.stat().st_size, saving, loading, reading]
+
+
+def main():
+    print("| features | file | save | load and check | read a step |\n|---|---:|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as folder:
+        for storage in ("fp16", "int8"):
+            rounds = [measure(storage, Path(folder) / "style.safetensors") for _ in range(ROUNDS)]
+            size, saving, loading, reading = map(statistics.median, zip(*rounds))
+            print(f"| {storage} | {size / 1e9:.2f} GB | {saving:.1f} s | {loading:.1f} s | {1000 * reading / STEPS:.0f} ms |")
+
+
+if __name__ == "__main__":
+    main()
