@@ -56,11 +56,13 @@ def transfer_with(folder: Path) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-OURS = {"CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions"}
+OURS = {"CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "SaveStyleIDFeatures",
+        "LoadStyleIDFeatures"}
 
 
 def test_what_is_shipped_works(shipped):
     assert transfer_with(shipped) == OURS | {"StyleIDScores"}
+    assert (shipped / "subgraphs" / "Style Transfer (StyleID).json").exists()
     assert not (shipped / "tests").exists() and not (shipped / "docs").exists()
     size = sum(path.stat().st_size for path in shipped.rglob("*"))
     assert size < 2e6, "users download more than nodes, help and examples"
@@ -76,16 +78,21 @@ def test_the_registry_takes_it():
     assert validated.returncode == 0 and "passed" in validated.stderr, validated.stdout + validated.stderr
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "example_workflows").glob("*.json")), ids=lambda path: path.stem)
+GRAPHS = sorted(path for folder in ("example_workflows", "subgraphs") for path in (ROOT / folder).glob("*.json"))
+
+
+@pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
 def test_example_graphs_name_what_they_need(path):
     """So that whoever opens a shared one is offered the missing pack and the missing models, and has a picture to begin with."""
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     ours = tuple(re.search(rf'^{key} = "(.+)"', project, re.MULTILINE)[1] for key in ("name", "version"))
-    for node in json.loads(path.read_text(encoding="utf-8"))["nodes"]:
+    workflow = json.loads(path.read_text(encoding="utf-8"))
+    inside = {box["id"]: box["nodes"] for box in workflow.get("definitions", {}).get("subgraphs", [])}
+    for node in sum(inside.values(), workflow["nodes"]):
         kind, properties = node["type"], node["properties"]
         if kind == "MarkdownNote":
             continue
-        assert (properties["cnr_id"], properties["ver"]) == (ours if kind in OURS else ("comfy-core", NEWEST)), kind
+        assert (properties["cnr_id"], properties["ver"]) == (ours if kind in {*OURS, *inside} else ("comfy-core", NEWEST)), kind
         if kind == "LoadImage":
             assert (running_host().comfyui / "input" / node["widgets_values"][0]).exists()
         for folder in {"CheckpointLoaderSimple": "checkpoints", "ControlNetLoader": "controlnet"}.get(kind, "").split():

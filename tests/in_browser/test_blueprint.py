@@ -1,0 +1,95 @@
+"""The blueprint, a box in ComfyUI's node library: opened, wired and run as a user does."""
+
+import asyncio
+import json
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy
+import pytest
+
+from tools.client import run_prompt, saved_picture
+from tools.host import ROOT
+from tools.workflow import find, use_demo_model
+
+NAME = "Style Transfer (StyleID)"
+SETTINGS = {"gamma": 0.75, "temperature": 1.5, "color_strength": 1, "steps": 50, "schedule": "official", "megapixels": 0.25}
+WIRE = """settings => {
+    const box = app.graph.nodes[0];
+    const add = (type, widgets) => {
+        const node = LiteGraph.createNode(type);
+        app.graph.add(node);
+        for (const [name, value] of Object.entries(widgets)) node.widgets.find(w => w.name === name).value = value;
+        return node;
+    };
+    const wire = (node, slot, name) => node.connect(slot, box, box.inputs.findIndex(input => input.name === name));
+    const checkpoint = add("CheckpointLoaderSimple", {ckpt_name: "sd15.safetensors"});
+    ["model", "clip", "vae"].forEach((name, slot) => wire(checkpoint, slot, name));
+    wire(add("LoadImage", {image: "styleid_content.jpg"}), 0, "content");
+    wire(add("LoadImage", {image: "styleid_style.jpg"}), 0, "style");
+    const save = add("SaveImage", {});
+    box.connect(0, save, 0);
+    for (const [name, value] of Object.entries(settings)) box.widgets.find(w => w.name === name).value = value;
+}"""
+
+
+def box(page) -> dict:
+    """{name: value} of the settings on its face."""
+    return dict(page.page.evaluate("app.graph.nodes[0].widgets.map(w => [w.name, w.value])"))
+
+
+def sent(page) -> dict:
+    """The prompt that Run would queue, for the demo model."""
+    return use_demo_model(json.loads(page.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)")))
+
+
+def drawn(server, prompt: dict) -> numpy.ndarray:
+    def run():
+        done = asyncio.run(run_prompt(server.url, prompt))
+        assert done.status == "success"
+        return asyncio.run(saved_picture(server.url, done))
+
+    with ThreadPoolExecutor() as pool:  # the browser has an event loop of its own in this thread
+        return numpy.asarray(pool.submit(run).result())
+
+
+@pytest.fixture
+def opened(page):
+    workflow = json.loads((ROOT / "subgraphs" / f"{NAME}.json").read_text(encoding="utf-8"))
+    page.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+    page.page.wait_for_timeout(300)
+    return page
+
+
+@pytest.mark.parametrize("language", ["en"], indirect=True)
+def test_it_is_in_the_node_library(server, page):
+    with urllib.request.urlopen(f"{server.url}/global_subgraphs", timeout=60) as response:
+        listed = json.load(response)
+    assert [entry["source"] for entry in listed.values() if entry["name"] == NAME] == ["custom_node"]
+
+
+@pytest.mark.parametrize("language", ["en"], indirect=True)
+def test_its_settings_reach_the_nodes_inside(opened):
+    assert box(opened) == SETTINGS
+    opened.page.evaluate(WIRE, {"gamma": 0.3, "temperature": 2, "color_strength": 0.5, "steps": 7, "schedule": "ddim", "megapixels": 0.04})
+    prompt = sent(opened)
+    assert opened.errors == []
+    [inject], [adain] = find(prompt, "InjectStyleKV"), find(prompt, "LatentAdaIN")
+    assert (inject["gamma"], inject["temperature"], adain["color_strength"]) == (0.3, 2, 0.5)
+    assert [(each["steps"], each["schedule"]) for each in find(prompt, "DDIMInvert")] == [(7, "ddim")] * 2
+    assert [each["megapixels"] for each in find(prompt, "ImageScaleToTotalPixels")] == [0.04] * 2
+
+
+@pytest.mark.parametrize("language", ["en"], indirect=True)
+def test_it_draws_what_the_graph_of_five_nodes_draws(server, opened):
+    opened.page.evaluate(WIRE, {"steps": 6, "schedule": "ddim", "megapixels": 0.0156})
+    picture = drawn(server, sent(opened))
+    opened.load("styleid_nodes")
+    graph = sent(opened)
+    for inputs in find(graph, "DDIMInvert"):
+        inputs |= {"steps": 6, "schedule": "ddim"}
+    for inputs in find(graph, "ImageScaleToTotalPixels"):
+        inputs |= {"megapixels": 0.0156}
+    for inputs, name in zip(find(graph, "LoadImage"), ("content", "style")):
+        inputs |= {"image": f"styleid_{name}.jpg"}
+    assert picture.std() > 10 and (picture == drawn(server, graph)).all()
