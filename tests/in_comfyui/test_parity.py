@@ -18,11 +18,11 @@ ONE_NODE, FIVE_NODES, STAGE = 1e-4, 1e-3, 1e-4
 VARIANTS = {50: ["default", "gamma_0_3", "gamma_0", "gamma_1", "tau_1", "no_adain", "no_injection", "layers_9_11"],
             20: ["default", "no_injection"]}
 
-QUICK = ("default", "no_injection", "layers_9_11")  # the others with dev.py test --all
+QUICK = {50: ("default", "layers_9_11"), 20: ("default", "no_injection")}  # the others with dev.py test --all
 
 each_variant = pytest.mark.parametrize(("golden", "variant"), [
-    pytest.param(steps, name, marks=() if name in QUICK else pytest.mark.slow) for steps, names in VARIANTS.items() for name in names],
-    indirect=["golden"])
+    pytest.param(steps, name, marks=() if name in QUICK[steps] else pytest.mark.slow)
+    for steps, names in VARIANTS.items() for name in names], indirect=["golden"])
 
 
 @pytest.fixture(scope="module")

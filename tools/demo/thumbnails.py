@@ -1,0 +1,121 @@
+"""Draw the thumbnails of the example graphs in a Chromium, with what the built-in model makes of each: python -m tools.demo.thumbnails
+
+The seeded SDXL draws nothing to be shown, and a LoRA or ControlNet for the built-in model does not exist: those run at strength 0.
+"""
+
+import asyncio
+import base64
+import io
+import json
+import shutil
+import tempfile
+import urllib.request
+from pathlib import Path
+
+from PIL import Image
+from playwright.sync_api import sync_playwright
+from safetensors.torch import save_file
+
+from ..client import object_info, run_prompt, saved_file
+from ..host import ROOT, running_host, say
+from ..server import Server, serve
+from ..workflow import find, load_prompt, use_demo_model
+
+EXAMPLES = ROOT / "example_workflows"
+MEGAPIXELS = 0.1
+PICTURES = ("content.jpg", "style.jpg")
+WIDTH = 1600
+STRENGTHS = {"LoraLoaderModelOnly": "strength_model", "ControlNetApplyAdvanced": "strength"}
+MARGINS = dict(left=80, top=90, right=20, bottom=120)  # where the page has its own buttons
+SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.Minimap.Visible": False}
+OPEN = """async ([workflow, result, margins]) => {
+    await app.loadGraphData(workflow);
+    const save = app.graph.nodes.find(node => node.type === "SaveImage");
+    const image = new Image();
+    if (result) {
+        image.src = result;
+        await image.decode();
+        save.imgs = [image];
+    }
+    const boxes = [...app.graph.groups, ...app.graph.nodes].map(each => each.boundingRect ?? each._bounding);
+    const left = Math.min(...boxes.map(b => b[0])) - 20, top = Math.min(...boxes.map(b => b[1])) - 20;
+    const right = Math.max(...boxes.map(b => b[0] + b[2])) + 20, bottom = Math.max(...boxes.map(b => b[1] + b[3])) + 20;
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset = [margins.left - left, margins.top - top];
+    app.canvas.setDirty(true, true);
+    return [right - left, bottom - top];
+}"""
+
+
+def data_url(data: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+async def result_of(server: Server, example: Path) -> bytes:
+    """The PNG that the built-in model draws of an example."""
+    prompt = use_demo_model(load_prompt(example, await object_info(server.url)))
+    for inputs in find(prompt, "ImageScaleToTotalPixels"):
+        inputs["megapixels"] = MEGAPIXELS
+    for inputs, name in zip(find(prompt, "LoadImage"), PICTURES):
+        inputs["image"] = name
+    for kind, strength in STRENGTHS.items():
+        for inputs in find(prompt, kind):
+            inputs[strength] = 0.0
+    return await saved_file(server.url, await run_prompt(server.url, prompt))
+
+
+def opened(example: Path) -> dict:
+    """The workflow, with the demo's pictures."""
+    workflow = json.loads(example.read_text(encoding="utf-8"))
+    loaders = (node for node in workflow["nodes"] if node["type"] == "LoadImage")
+    for node, name in zip(loaders, PICTURES):
+        node["widgets_values"][0] = name
+    return workflow
+
+
+def touch_models(base: Path, examples: list[Path]):
+    """Empty files of the names that the examples ask for, or the page would mark them as missing."""
+    nodes = [node for example in examples for node in opened(example)["nodes"]]
+    for model in (model for node in nodes for model in node["properties"].get("models", [])):
+        path = base / "models" / model["directory"] / model["name"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def draw(page, example: Path, result: str | None):
+    arguments = [opened(example), result, MARGINS]
+    width, height = (int(side) for side in page.evaluate(OPEN, arguments))
+    page.set_viewport_size({"width": width + MARGINS["left"] + MARGINS["right"], "height": height + MARGINS["top"] + MARGINS["bottom"]})
+    page.evaluate(OPEN, arguments)
+    page.wait_for_timeout(3000)
+    clip = {"x": MARGINS["left"], "y": MARGINS["top"], "width": width, "height": height}
+    shot = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
+    shot.resize((WIDTH, round(WIDTH * shot.height / shot.width)), Image.LANCZOS).save(example.with_suffix(".jpg"), quality=80)
+    say(f"Drawn: {example.with_suffix('.jpg')}")
+
+
+def main():
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
+    with tempfile.TemporaryDirectory() as folder, serve(running_host(), Path(folder)) as server:
+        for name in PICTURES:
+            shutil.copyfile(ROOT / "tools" / "demo" / "images" / name, Path(folder) / "input" / name)
+        loras = Path(folder) / "models" / "loras"
+        loras.mkdir(parents=True, exist_ok=True)
+        save_file({}, loras / "style_lora.safetensors")
+        examples = sorted(EXAMPLES.glob("*.json"))
+        results = {example: asyncio.run(result_of(server, example)) for example in examples if "sdxl" not in example.stem}
+        touch_models(Path(folder), examples)
+        body = json.dumps(SETTINGS).encode()
+        urllib.request.urlopen(urllib.request.Request(f"{server.url}/api/settings", body, {"Content-Type": "application/json"})).close()
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+            page = browser.new_page(viewport={"width": 1600, "height": 1000})
+            page.goto(server.url, wait_until="domcontentloaded")
+            page.wait_for_function("() => window.graph && window.app?.extensionManager?.spinner === false", timeout=120_000)
+            for example in examples:
+                result = results.get(example)
+                draw(page, example, result and data_url(result))
+
+
+if __name__ == "__main__":
+    main()
