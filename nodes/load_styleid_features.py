@@ -4,7 +4,7 @@ from comfy_api.latest import io, ui
 
 from ..styleid_core.style_file import stamp_of
 from . import inputs
-from .engine.files import load_features, path_of, saved_files
+from .engine.files import load_features, not_there, saved_files, saved_path
 
 
 class LoadStyleIDFeatures(io.ComfyNode):
@@ -29,11 +29,11 @@ class LoadStyleIDFeatures(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file) -> bool | str:
-        return path_of(file) is not None or f"There is no {file} in models/styleid_features. Press R to read the list again."
+        return saved_path(file) is not None or not_there(file)
 
     @classmethod
     def fingerprint_inputs(cls, file):
-        return stamp_of(str(path_of(file)))
+        return stamp_of(str(saved_path(file)))
 
     @classmethod
     def execute(cls, file) -> io.NodeOutput:

@@ -24,6 +24,7 @@ from .storage import Int8
 
 FORMAT = 1
 SUFFIX = ".safetensors"
+AGAIN = "Save the features again."
 
 
 class Inverted(NamedTuple):
@@ -127,9 +128,6 @@ def load(path: Path, between: Callable[[], None] = lambda: None) -> Inverted:
         raise ValueError(f"{path.name} {error}. {AGAIN}") from error
     except OSError as error:
         raise ValueError(f"{path.name} cannot be read: {error.strerror or error}.") from error
-
-
-AGAIN = "Save the features again."
 
 
 def checked(path: Path, stamp: tuple[int, int], header: dict, tensors: dict[str, Tensor]) -> Inverted:

@@ -33,6 +33,16 @@ def find(prompt: dict, class_type: str) -> list[dict]:
     return [node["inputs"] for node in prompt.values() if node["class_type"] == class_type]
 
 
+def use_pictures(prompt: dict, names: tuple[str, str], megapixels: float | None = None) -> dict:
+    """The same prompt, changed in place: content and style by their names in ComfyUI's input folder, scaled to so many megapixels."""
+    for inputs, name in zip(find(prompt, "LoadImage"), names):
+        inputs["image"] = name
+    if megapixels is not None:
+        for inputs in find(prompt, "ImageScaleToTotalPixels"):
+            inputs["megapixels"] = megapixels
+    return prompt
+
+
 def use_demo_model(prompt: dict) -> dict:
     """The same prompt with the demo's models in place of what is loaded from files, and of the prompts that CLIP encodes."""
     encoders = {id for id, node in prompt.items() if node["class_type"] == "CLIPTextEncode"}

@@ -133,16 +133,16 @@ def inverted_with(name: str, entries: list[dict], sigmas: list[float], percent_t
 
 # Features
 
-def captured(name: str, features: Features):
+def captured(whose: str, features: Features):
+    """`whose` is what stands before "features" in the name of the input."""
     if not features.blocks:
-        raise ValueError(f"The {name}_features are empty. Put Capture Self-Attention between the model and the DDIM Invert "
+        raise ValueError(f"The {whose}features are empty. Put Capture Self-Attention between the model and the DDIM Invert "
                          "that they come from.")
 
 
 def saved(noise: torch.Tensor, features: Features, readable: bool):
     """ValueError for features that make no file with this noise; `readable` unless they are computed again."""
-    if not features.blocks:
-        raise ValueError("The features are empty. Put Capture Self-Attention between the model and DDIM Invert.")
+    captured("", features)
     if not readable:
         raise ValueError("The features are recomputed, so there is nothing to save. Set feature_device of Capture Self-Attention to auto.")
     if noise.shape != features.latent.shape:

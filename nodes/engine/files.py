@@ -23,9 +23,13 @@ def saved_files() -> list[str]:
     return [name for name in folder_paths.get_filename_list(FOLDER) if name.endswith(SUFFIX)]
 
 
-def path_of(name: str) -> Path | None:
+def saved_path(name: str) -> Path | None:
     path = folder_paths.get_full_path(FOLDER, name)
     return Path(path) if path and name.endswith(SUFFIX) else None
+
+
+def not_there(name: str) -> str:
+    return f"There is no {name} in models/styleid_features. Press R to read the list again, or save features first."
 
 
 def save_features(noise: dict, features: Features, sigmas: torch.Tensor, prefix: str, image: torch.Tensor | None) -> str:
@@ -55,9 +59,9 @@ def small(image: torch.Tensor) -> torch.Tensor:
 
 
 def load_features(name: str) -> Inverted:
-    path = path_of(name)
+    path = saved_path(name)
     if path is None:
-        raise ValueError(f"There is no {name} in {FOLDER}. Press R to read the list again, or save features first.")
+        raise ValueError(not_there(name))
     inverted = load(path, unless_cancelled)
     origin = inverted.features.origin
     logger.info("Read %s: %s.", name, inverted.features if origin is None else

@@ -82,7 +82,7 @@ def inject_captured(model: ModelPatcher, content: Features, style: Features, blo
     checks.numbers(gamma=gamma, temperature=temperature)
     checks.span(start_percent, end_percent)
     for name, features in (("content", content), ("style", style)):
-        checks.captured(name, features)
+        checks.captured(f"{name}_", features)
         READERS[type(features.source)].check(name, features, model)
     family = family_of(model)
     chosen = checks.common_blocks(content, style, family.blocks(model))

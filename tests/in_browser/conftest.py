@@ -2,18 +2,16 @@
 
 import json
 import re
-import shutil
-import urllib.request
 
 import pytest
 
+from tools.browser import change_settings, chromium, find_chromium, open_page
 from tools.host import ROOT
 
 SETTINGS = {  # as of a user who has seen the tutorial, and nothing that changes by itself
     "Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.Validation.Workflows": True,
     "Comfy.VersionCompatibility.DisableWarnings": True, "Comfy.Window.UnloadConfirmation": False, "Comfy.RightSidePanel.IsOpen": False,
 }
-READY = "() => window.graph && window.app?.extensionManager?.spinner === false"
 FRONTENDS_OWN = re.compile(r"user\.css|userdata|favicon|graph accessed before initialization|GPU stall|WebGL|deprecated|Autofocus|"
                            r"missingModel")
 
@@ -25,18 +23,21 @@ class Page:
         self.page, self.errors = page, []
         page.on("console", lambda message: message.type == "error" and self.note(f"{message.text} {message.location}"))
         page.on("pageerror", lambda error: self.note(str(error)))
-        page.goto(url, wait_until="domcontentloaded")
-        page.wait_for_function(READY)
+        open_page(page, url)
         self.errors.clear()  # of the graph that the page begins with
 
     def note(self, text: str):
         if not FRONTENDS_OWN.search(text):
             self.errors.append(text)
 
-    def load(self, example: str):
-        workflow = json.loads((ROOT / "example_workflows" / f"{example}.json").read_text(encoding="utf-8"))
+    def load(self, name: str, folder: str = "example_workflows"):
+        workflow = json.loads((ROOT / folder / f"{name}.json").read_text(encoding="utf-8"))
         self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
         self.page.wait_for_timeout(300)
+
+    def prompt(self) -> dict:
+        """What Run would queue."""
+        return json.loads(self.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
 
     def nodes(self, properties: str) -> list:
         """Of each node of the graph a JavaScript expression of `n`."""
@@ -45,14 +46,11 @@ class Page:
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api")
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if program is None:
+    pytest.importorskip("playwright.sync_api")
+    if find_chromium() is None:
         pytest.skip("needs a Chromium or Chrome on the PATH")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture(params=["en", "zh"])
@@ -62,9 +60,7 @@ def language(request):
 
 @pytest.fixture
 def page(server, browser, language):
-    body = json.dumps(SETTINGS | {"Comfy.Locale": language}).encode()
-    request = urllib.request.Request(f"{server.url}/api/settings", body, {"Content-Type": "application/json"})
-    urllib.request.urlopen(request, timeout=30).close()
+    change_settings(server.url, SETTINGS | {"Comfy.Locale": language})
     context = browser.new_context(viewport={"width": 1600, "height": 1000})
     context.set_default_timeout(120_000)
     yield Page(context.new_page(), server.url)

@@ -9,8 +9,7 @@ import numpy
 import pytest
 
 from tools.client import run_prompt, saved_picture
-from tools.host import ROOT
-from tools.workflow import find, use_demo_model
+from tools.workflow import find, use_demo_model, use_pictures
 
 NAME = "Style Transfer (StyleID)"
 SETTINGS = {"gamma": 0.75, "temperature": 1.5, "color_strength": 1, "steps": 50, "schedule": "official", "megapixels": 0.25}
@@ -40,7 +39,7 @@ def box(page) -> dict:
 
 def sent(page) -> dict:
     """The prompt that Run would queue, for the demo model."""
-    return use_demo_model(json.loads(page.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)")))
+    return use_demo_model(page.prompt())
 
 
 def drawn(server, prompt: dict) -> numpy.ndarray:
@@ -55,9 +54,7 @@ def drawn(server, prompt: dict) -> numpy.ndarray:
 
 @pytest.fixture
 def opened(page):
-    workflow = json.loads((ROOT / "subgraphs" / f"{NAME}.json").read_text(encoding="utf-8"))
-    page.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
-    page.page.wait_for_timeout(300)
+    page.load(NAME, "subgraphs")
     return page
 
 
@@ -85,11 +82,7 @@ def test_it_draws_what_the_graph_of_five_nodes_draws(server, opened):
     opened.page.evaluate(WIRE, {"steps": 6, "schedule": "ddim", "megapixels": 0.0156})
     picture = drawn(server, sent(opened))
     opened.load("styleid_nodes")
-    graph = sent(opened)
+    graph = use_pictures(sent(opened), ("styleid_content.jpg", "styleid_style.jpg"), 0.0156)
     for inputs in find(graph, "DDIMInvert"):
         inputs |= {"steps": 6, "schedule": "ddim"}
-    for inputs in find(graph, "ImageScaleToTotalPixels"):
-        inputs |= {"megapixels": 0.0156}
-    for inputs, name in zip(find(graph, "LoadImage"), ("content", "style")):
-        inputs |= {"image": f"styleid_{name}.jpg"}
     assert picture.std() > 10 and (picture == drawn(server, graph)).all()

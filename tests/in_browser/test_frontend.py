@@ -32,7 +32,7 @@ def test_an_example_opens_as_it_was_saved(page, object_info, example):
     boxes = page.nodes("[...n.boundingRect]")
     assert len(boxes) > 10 and not [pair for pair in combinations(boxes, 2) if overlap(*pair)]
     assert page.errors == []
-    sent = json.loads(page.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
+    sent = page.prompt()
     read = load_prompt(ROOT / "example_workflows" / f"{example}.json", object_info)
     assert {id: (node["class_type"], node["inputs"]) for id, node in sent.items()} == {
         id: (node["class_type"], node["inputs"]) for id, node in read.items()}

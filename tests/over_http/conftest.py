@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tools.client import object_info, run_prompt
-from tools.workflow import find, load_prompt, use_demo_model
+from tools.workflow import load_prompt, use_demo_model, use_pictures
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,11 +18,7 @@ def prompt(server):
 
     def load(name):
         loaded = use_demo_model(load_prompt(ROOT / "example_workflows" / f"{name}.json", info))
-        for inputs in find(loaded, "ImageScaleToTotalPixels"):
-            inputs |= {"megapixels": 0.0156}
-        for inputs, name in zip(find(loaded, "LoadImage"), ("content", "style")):
-            inputs |= {"image": f"styleid_{name}.jpg"}
-        return loaded
+        return use_pictures(loaded, ("styleid_content.jpg", "styleid_style.jpg"), 0.0156)
 
     return load
 

@@ -14,7 +14,7 @@ from styleid_core.metrics.pairs import UNREADABLE
 from ..client import RefusedError, object_info, run_prompt, saved_picture
 from ..host import ROOT, HostError, end_as_by_ctrl_c, running_host, say
 from ..server import serve
-from ..workflow import find, load_prompt, use_demo_model
+from ..workflow import find, load_prompt, use_demo_model, use_pictures
 
 OUTPUT = ROOT / "output"
 DEMO_MEGAPIXELS = 0.14  # 384 x 384: the built-in model is small, but there may be no GPU
@@ -48,14 +48,11 @@ def save(pictures: dict[str, Image.Image], folder: Path):
 async def make_prompt(url: str, checkpoint: Path | None) -> dict:
     """The pictures are content.png and style.png in ComfyUI's input folder."""
     prompt = load_prompt(ROOT / "example_workflows" / "styleid_simple.json", await object_info(url))
-    for inputs, name in zip(find(prompt, "LoadImage"), ("content.png", "style.png")):
-        inputs["image"] = name
+    use_pictures(prompt, ("content.png", "style.png"), None if checkpoint else DEMO_MEGAPIXELS)
     if checkpoint:
         [loader] = find(prompt, "CheckpointLoaderSimple")
         loader["ckpt_name"] = checkpoint.name
         return prompt
-    for inputs in find(prompt, "ImageScaleToTotalPixels"):
-        inputs["megapixels"] = DEMO_MEGAPIXELS
     return use_demo_model(prompt)
 
 

@@ -9,17 +9,16 @@ import io
 import json
 import shutil
 import tempfile
-import urllib.request
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
 from safetensors.torch import save_file
 
+from ..browser import change_settings, chromium, open_page
 from ..client import object_info, run_prompt, saved_file
 from ..host import ROOT, running_host, say
 from ..server import Server, serve
-from ..workflow import find, load_prompt, use_demo_model
+from ..workflow import find, load_prompt, use_demo_model, use_pictures
 
 EXAMPLES = ROOT / "example_workflows"
 MEGAPIXELS = 0.1
@@ -54,10 +53,7 @@ def data_url(data: bytes) -> str:
 async def result_of(server: Server, example: Path) -> bytes:
     """The PNG that the built-in model draws of an example."""
     prompt = use_demo_model(load_prompt(example, await object_info(server.url)))
-    for inputs in find(prompt, "ImageScaleToTotalPixels"):
-        inputs["megapixels"] = MEGAPIXELS
-    for inputs, name in zip(find(prompt, "LoadImage"), PICTURES):
-        inputs["image"] = name
+    use_pictures(prompt, PICTURES, MEGAPIXELS)
     for kind, strength in STRENGTHS.items():
         for inputs in find(prompt, kind):
             inputs[strength] = 0.0
@@ -95,7 +91,6 @@ def draw(page, example: Path, result: str | None):
 
 
 def main():
-    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))))
     with tempfile.TemporaryDirectory() as folder, serve(running_host(), Path(folder)) as server:
         for name in PICTURES:
             shutil.copyfile(ROOT / "tools" / "demo" / "images" / name, Path(folder) / "input" / name)
@@ -105,13 +100,11 @@ def main():
         examples = sorted(EXAMPLES.glob("*.json"))
         results = {example: asyncio.run(result_of(server, example)) for example in examples if "sdxl" not in example.stem}
         touch_models(Path(folder), examples)
-        body = json.dumps(SETTINGS).encode()
-        urllib.request.urlopen(urllib.request.Request(f"{server.url}/api/settings", body, {"Content-Type": "application/json"})).close()
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        change_settings(server.url, SETTINGS)
+        with chromium() as browser:
             page = browser.new_page(viewport={"width": 1600, "height": 1000})
-            page.goto(server.url, wait_until="domcontentloaded")
-            page.wait_for_function("() => window.graph && window.app?.extensionManager?.spinner === false", timeout=120_000)
+            page.set_default_timeout(120_000)
+            open_page(page, server.url)
             for example in examples:
                 result = results.get(example)
                 draw(page, example, result and data_url(result))
