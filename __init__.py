@@ -12,6 +12,7 @@ from .nodes.inject_style_kv import InjectStyleKV
 from .nodes.latent_adain import LatentAdaIN
 from .nodes.load_styleid_features import LoadStyleIDFeatures
 from .nodes.save_styleid_features import SaveStyleIDFeatures
+from .nodes.styleid_curve import StyleIDCurve
 from .nodes.styleid_options import StyleIDOptions
 from .nodes.styleid_sampler import StyleIDSampler
 
@@ -30,8 +31,8 @@ def scores() -> list[type[io.ComfyNode]]:
 class StyleIDExtension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [StyleIDSampler, StyleIDOptions, CaptureSelfAttention, DDIMInvert, LatentAdaIN, InjectStyleKV, SaveStyleIDFeatures,
-                LoadStyleIDFeatures, *scores()]
+        return [StyleIDSampler, StyleIDOptions, CaptureSelfAttention, DDIMInvert, LatentAdaIN, InjectStyleKV, StyleIDCurve,
+                SaveStyleIDFeatures, LoadStyleIDFeatures, *scores()]
 
 
 async def comfy_entrypoint() -> StyleIDExtension:

@@ -2,7 +2,9 @@
 
 from comfy_api.latest import io
 
+from ..styleid_core.style import Style
 from . import inputs
+from .engine.curves import curve_of
 from .engine.transfer import inject_captured
 
 
@@ -14,7 +16,7 @@ class InjectStyleKV(io.ComfyNode):
             display_name="Inject Style K/V",
             category="styleid",
             description="Makes any sampler attend to the style: in the captured self-attention blocks, the style's keys and values "
-                        "replace the model's own, and the queries are mixed from content and result.",
+                        "replace the model's own, and the queries are mixed from content and result. A second one adds a style.",
             search_aliases=["styleid", "style injection", "style transfer", "attention injection"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that samples."),
@@ -22,17 +24,28 @@ class InjectStyleKV(io.ComfyNode):
                 inputs.FeaturesType.Input("style_features", tooltip="From DDIM Invert of the style, of any size: gives keys and values."),
                 inputs.gamma(),
                 inputs.temperature(),
+                io.Float.Input("weight", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+                               tooltip="The style's part of the attention, the rest is the picture's own; weights of several styles that "
+                                       "sum above 1 are divided by their sum."),
+                io.Mask.Input("mask", optional=True, tooltip="Where in the picture the style is injected; gray counts as a lower weight."),
+                io.Mask.Input("style_mask", optional=True, tooltip="The part of the style picture that is used; all of it without a mask."),
                 inputs.blocks("Which of the captured blocks to inject into: auto takes all; a change reruns only the sampling.",
                               optional=True, advanced=True),
                 inputs.inject_into(advanced=True),
                 inputs.start_percent(advanced=True),
                 inputs.end_percent(advanced=True),
+                inputs.curve("gamma_curve", "gamma"),
+                inputs.curve("temperature_curve", "the temperature"),
+                inputs.curve("weight_curve", "the weight"),
             ],
             outputs=[io.Model.Output(tooltip="For SamplerCustom or KSampler (Advanced) with noise off, on the noise of DDIM Invert.")],
         )
 
     @classmethod
-    def execute(cls, model, content_features, style_features, gamma=0.75, temperature=1.5, blocks="auto", inject_into="both",
-                start_percent=0.0, end_percent=1.0) -> io.NodeOutput:
-        return io.NodeOutput(inject_captured(model, content_features, style_features, blocks, gamma, temperature, inject_into,
-                                             start_percent, end_percent))
+    def execute(cls, model, content_features, style_features, gamma=0.75, temperature=1.5, weight=1.0, mask=None, style_mask=None,
+                blocks="auto", inject_into="both", start_percent=0.0, end_percent=1.0, gamma_curve=None, temperature_curve=None,
+                weight_curve=None) -> io.NodeOutput:
+        return io.NodeOutput(inject_captured(model, blocks, Style(
+            content_features, style_features, gamma, temperature, inject_into, start_percent, end_percent, weight, mask, style_mask,
+            curve_of("gamma_curve", gamma_curve), curve_of("temperature_curve", temperature_curve),
+            curve_of("weight_curve", weight_curve))))

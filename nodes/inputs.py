@@ -9,6 +9,7 @@ from .engine.runs import SCHEDULES
 
 FeaturesType = io.Custom("STYLEID_FEATURES")  # styleid_core.features.Features, which tells its shapes
 OptionsType = io.Custom("STYLEID_OPTIONS")  # engine.transfer.Options
+CurveType = io.Custom("CURVE")  # ComfyUI's own, of its Curve Editor; io.Curve.Input would show an editor where nothing is connected
 
 
 def positive() -> io.Input:
@@ -66,6 +67,12 @@ def end_percent(**options) -> io.Input:
                           tooltip="When the injection ends: 1 with the last step; earlier leaves the finest details to the model.")
 
 
+def curve(name: str, of: str) -> io.Input:
+    return CurveType.Input(name, optional=True, advanced=True, extra_dict={"forceInput": True},
+                           tooltip=f"Multiplies {of} over the sampling, from pure noise (left) to the picture (right): from StyleID Curve "
+                                   "or Curve Editor.")
+
+
 def feature_dtype(**options) -> io.Input:
     return io.Combo.Input("feature_dtype", options=list(STORAGES), default="auto", optional=True, **options,
                           tooltip="Precision in which features are kept: auto is the model's; int8 takes half the memory of fp16 and "
@@ -74,5 +81,5 @@ def feature_dtype(**options) -> io.Input:
 
 def feature_device(**options) -> io.Input:
     return io.Combo.Input("feature_device", options=DEVICES, default="auto", optional=True, **options,
-                          tooltip="Where features are kept: auto takes the GPU if they fit, else RAM; recompute keeps none and takes 1.7 "
-                                  "times as long.")
+                          tooltip="Where features are kept: auto takes RAM, from where a GPU gets them in time, and the GPU if RAM is "
+                                  "short; recompute keeps none and takes 1.7 times as long.")

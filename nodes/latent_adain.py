@@ -21,10 +21,13 @@ class LatentAdaIN(io.ComfyNode):
                 io.Latent.Input("style", tooltip="The noise of the inverted style, which gives the colors, of any size; one for all, or "
                                                  "one for each."),
                 inputs.color_strength(),
+                io.Mask.Input("mask", optional=True, tooltip="Where in the content colors are taken, and measured; chain several for "
+                                                             "several regions."),
+                io.Mask.Input("style_mask", optional=True, tooltip="The part of the style picture whose colors are measured."),
             ],
             outputs=[io.Latent.Output(tooltip="Sample it with the sigmas of DDIM Invert.")],
         )
 
     @classmethod
-    def execute(cls, content, style, color_strength=1.0) -> io.NodeOutput:
-        return io.NodeOutput(recolor(content, style, color_strength))
+    def execute(cls, content, style, color_strength=1.0, mask=None, style_mask=None) -> io.NodeOutput:
+        return io.NodeOutput(recolor(content, style, color_strength, mask, style_mask))

@@ -63,7 +63,9 @@ class Features(NamedTuple):
 
 
 def only_blocks(features: Features, blocks: list[Block]) -> Features:
-    """Those of `blocks`, all of which were captured; no tensor is copied."""
+    """Those of `blocks`, all of which were captured; no tensor is copied, and of all blocks `features` themselves."""
+    if blocks == features.blocks:
+        return features
     return features._replace(blocks=blocks, source=features.source.only([features.blocks.index(block) for block in blocks]))
 
 
@@ -116,14 +118,6 @@ class Reader:
         with torch.cuda.stream(self.stream) if self.stream else nullcontext():
             kept = map_tensors(lambda tensor: move(tensor, self.device), self.features.source.step(step))
             return kept, self.stream.record_event() if self.stream else None
-
-
-def split_batch(features: Features, first: int) -> tuple[Features, Features]:
-    """The features of the `first` images of a batch, and those of the others; no tensor is copied."""
-    def part(images: slice) -> Features:
-        return features._replace(source=map_tensors(lambda tensor: tensor[images], features.source), latent=features.latent[images])
-
-    return part(slice(None, first)), part(slice(first, None))
 
 
 def repeat_batch(n: Tensor, batch: int) -> Tensor:

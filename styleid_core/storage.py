@@ -1,5 +1,6 @@
 """How a captured tensor is kept: as it is, in half precision, or in 8 bits with a scale for each token."""
 
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -29,6 +30,20 @@ def map_tensors(function, value):
     return [map_tensors(function, item) for item in value] if isinstance(value, list) else value
 
 
+def tensors_in(value) -> Iterator[Tensor]:
+    """Those in its dicts, lists and tuples."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from tensors_in(item)
+
+
+def size(value) -> int:
+    """Bytes of `tensors_in` it."""
+    return sum(tensor.nbytes for tensor in tensors_in(value))
+
+
 def token_bytes(channels: int, storage: str, dtype: torch.dtype) -> int:
     """What `store` makes of one token in `dtype`."""
     return channels + 4 if storage == "int8" else channels * (STORAGES[storage] or dtype).itemsize
@@ -41,12 +56,30 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=device.type == "cuda")
 
 
-def store(n: Tensor, storage: str, device: torch.device) -> Tensor | Int8:
-    """n (batch, tokens, channels) as one of STORAGES, on `device`."""
+class Slabs:
+    """Pinned memory in pieces of SLAB bytes, shared by many tensors: PyTorch would give each a power of two of its own.
+
+    A GPU copies into it while it computes; a tensor is there once the GPU has been waited for.
+    """
+    SLAB, ALIGNMENT = 2 ** 26, 256
+
+    def __init__(self, pin_memory: bool = True):
+        self.pin_memory, self.free = pin_memory, torch.empty(0, dtype=torch.uint8)
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        size = -(-tensor.nbytes // self.ALIGNMENT) * self.ALIGNMENT
+        if size > len(self.free):
+            self.free = torch.empty(max(size, self.SLAB), dtype=torch.uint8, pin_memory=self.pin_memory)
+        place, self.free = self.free[:tensor.nbytes], self.free[size:]
+        return place.view(tensor.dtype).view(tensor.shape).copy_(tensor, non_blocking=True)
+
+
+def store(n: Tensor, storage: str, keep: Callable[[Tensor], Tensor]) -> Tensor | Int8:
+    """n (batch, tokens, channels) as one of STORAGES, each of its tensors where `keep` puts it."""
     if storage == "int8":
         scale = n.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / 127
-        return Int8(move((n / scale).round().to(torch.int8), device), move(scale, device))
-    return move(n.to(STORAGES[storage] or n.dtype), device)
+        return Int8(keep((n / scale).round().to(torch.int8)), keep(scale))
+    return keep(n.to(STORAGES[storage] or n.dtype))
 
 
 def restore(kept: Tensor | Int8, like: Tensor) -> Tensor:

@@ -24,6 +24,11 @@ class Run(NamedTuple):
     progress: list[tuple[str, int, int]]
     previews: int
 
+    @property
+    def steps(self) -> int:
+        """Of all samplings and inversions together, as their progress bars told them; a batch counts once."""
+        return sum({node: maximum for node, _, maximum in self.progress if maximum > 1}.values())
+
 
 class RefusedError(ValueError):
     """ComfyUI does not take the prompt: a node or a file in it is not known there."""

@@ -8,8 +8,8 @@ import nodes
 
 from .host import ROOT
 
-NODES = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "SaveStyleIDFeatures",
-         "LoadStyleIDFeatures", "StyleIDScores"]
+NODES = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDCurve",
+         "SaveStyleIDFeatures", "LoadStyleIDFeatures", "StyleIDScores"]
 
 
 def load_pack(folder: Path = ROOT) -> SimpleNamespace:

@@ -1,6 +1,9 @@
 """StyleID's attention as the paper writes it (eq. 5-7), on projected q, k and v: what the tests and the bench compare with."""
 
+from typing import NamedTuple
+
 import torch
+from torch.nn.functional import adaptive_avg_pool2d
 
 
 def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, tau: float = 1.0) -> torch.Tensor:
@@ -19,17 +22,51 @@ def nearest(sigmas: list[float], sigma: torch.Tensor) -> int:
     return int((torch.tensor(sigmas) / sigma).log().abs().argmin())
 
 
-def paper_attention(model, content_features, style_features, gamma: float, temperature: float):
-    """What InjectStyleKV promises, gone another way: a clone of MODEL that replaces attn1 by `style_attention` on captured features."""
+class Stylized(NamedTuple):
+    """A style of the formula: features of content and style, and masks (H, W) over their pictures."""
+    content: tuple
+    style: tuple
+    gamma: float
+    tau: float
+    weight: float = 1.0
+    mask: torch.Tensor | None = None
+    style_mask: torch.Tensor | None = None
+
+
+def over_tokens(mask: torch.Tensor | None, latent: torch.Tensor, tokens: int) -> torch.Tensor:
+    """(tokens, 1) means of a mask over the cells of the grid of so many tokens that halves of the latent give."""
+    height, width = latent.shape[-2:]
+    while height * width > tokens:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return torch.ones(tokens, 1) if mask is None else adaptive_avg_pool2d(mask[None, None], (height, width)).view(tokens, 1)
+
+
+def formula_attention(model, *styles: Stylized):
+    """What InjectStyleKV promises, gone another way: a clone of MODEL that replaces attn1 by the sum over styles, on captured features.
+
+    out = (1 - sum_k w_k) A_own + sum_k w_k A_k, where weights that sum above 1 are divided by their sum.
+    """
     m = model.clone()
-    for index, (side, number, transformer) in enumerate(style_features.blocks):
+    for index, (side, number, transformer) in enumerate(styles[0].style.blocks):
         [spatial] = (layer for layer in model.model.diffusion_model.output_blocks[number] if hasattr(layer, "transformer_blocks"))
         attn1 = spatial.transformer_blocks[transformer].attn1
 
         def replace(q, k, v, extra_options, index=index, attn1=attn1):
-            step = nearest(style_features.sigmas, extra_options["sigmas"][0])
-            n_content, n_style = (features.source.steps[step][index] for features in (content_features, style_features))
-            return style_attention(q, attn1.to_q(n_content), attn1.to_k(n_style), attn1.to_v(n_style), attn1.heads, gamma, temperature)
+            weights = [each.weight * over_tokens(each.mask, each.content.latent, q.shape[1]) for each in styles]
+            total = sum(weights)
+            out = (1 - total).clamp(min=0) * attention(q, k, v, attn1.heads)
+            for each, weight in zip(styles, weights):
+                step = nearest(each.style.sigmas, extra_options["sigmas"][0])
+                n_content, n_style = (features.source.steps[step][index] for features in (each.content, each.style))
+                n_style = n_style[:, over_tokens(each.style_mask, each.style.latent, n_style.shape[1])[:, 0] >= 0.5]
+                out += weight / total.clamp(min=1) * style_attention(q, attn1.to_q(n_content), attn1.to_k(n_style), attn1.to_v(n_style),
+                                                                     attn1.heads, each.gamma, each.tau)
+            return out
 
         m.set_model_attn1_replace(replace, side, number, transformer)
     return m
+
+
+def paper_attention(model, content_features, style_features, gamma: float, temperature: float):
+    """StyleID's own: one style that has all of the attention."""
+    return formula_attention(model, Stylized(content_features, style_features, gamma, temperature))

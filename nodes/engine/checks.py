@@ -8,6 +8,7 @@ import torch
 
 from ...styleid_core.blocks import Block, listed, quote
 from ...styleid_core.features import Features
+from ...styleid_core.masks import kept_tokens
 from . import logger
 
 # Settings
@@ -60,6 +61,31 @@ def pictures(content: dict, style: dict) -> tuple[torch.Tensor, torch.Tensor]:
         raise ValueError(f"The batch has {len(z_content)} contents and {len(z_style)} styles. "
                          "Give one style for all, or as many as contents.")
     return z_content, z_style
+
+
+def mask(name: str, mask: torch.Tensor) -> torch.Tensor:
+    """A MASK (H, W) or (B, H, W) as (B, H, W) in 0..1; ValueError for another shape, or NaN."""
+    if mask.ndim == 2:
+        mask = mask[None]
+    if mask.ndim != 3 or not mask.numel():
+        raise ValueError(f"The {name} has shape {list(mask.shape)}, and that of a mask is [batch, height, width]. Connect a mask.")
+    if not torch.isfinite(mask).all():
+        raise ValueError(f"The {name} contains NaN. Connect another mask, or none.")
+    return mask.clamp(0, 1)
+
+
+def measured(name: str, weights: torch.Tensor):
+    """ValueError for weights (B, 1, h, w) over a latent of which less than two values are left."""
+    if ((weights > 0).sum((1, 2, 3)) < 2).any():
+        raise ValueError(f"The {name} leaves less than two of the latent's values to measure colors on. Paint a larger part.")
+
+
+def style_mask(mask: torch.Tensor, shapes: list[tuple[int, int, int]]):
+    """ValueError for a mask (B, H, W) that leaves none of the tokens that a block sees, `shapes` as a family gives them."""
+    if len(mask) != 1:
+        raise ValueError(f"The style_mask holds {len(mask)} masks, and one serves all styles. Connect a single mask.")
+    if any(not len(kept_tokens(mask, (height, width))) for height, width, _ in shapes):
+        raise ValueError("The style_mask leaves nothing of the style at the resolution of the self-attention. Paint a larger part.")
 
 
 def model_channels(channels: int, samples: torch.Tensor, name: str):
@@ -193,6 +219,11 @@ def sampled_batch(name: str, images: int, batch: int):
                          f"Give one {name} for all, or one for each.")
 
 
+def mask_batch(name: str, masks: int, batch: int):
+    if masks not in (1, batch):
+        raise ValueError(f"The {name} holds {masks} masks and the latent holds {batch} pictures. Give one mask for all, or one for each.")
+
+
 def some_sigmas(wanted: list[float], sampled: list[float], start_percent: float, end_percent: float) -> list[float]:
     """`wanted`, those of the `sampled` sigmas that are injected at; ValueError for none of some."""
     if sampled and not wanted:
@@ -215,11 +246,11 @@ def whole_batch(latents: int, calls: int, each: int):
                          "or a part of the batch, and StyleID cannot tell which. Remove it, or give one content and one style.")
 
 
-def some_injected(blocks: list[Block], called_at: int, sigmas: int, inject_into: str):
+def some_injected(blocks: list[Block], called_at: int, sigmas: int, inject_into: list[str]):
     """After a sampling run that reached `blocks` and called the model at so many of so many sigmas."""
     if blocks:
         return
-    if inject_into == "uncond" and not called_at:
+    if set(inject_into) == {"uncond"} and not called_at:
         raise ValueError("No style was injected: inject_into is uncond, and without cfg the negative prompt is not evaluated. "
                          "Raise cfg above 1, or inject into both.")
     raise ValueError(f"No style was injected: the sampler called the model at {called_at} of {sigmas} sigmas and reached none of the "

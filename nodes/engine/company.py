@@ -1,6 +1,5 @@
 """What other nodes do to a model call, as the injection and the recording have to know it."""
 
-from collections.abc import Callable
 from uuid import UUID
 
 import torch
@@ -24,16 +23,3 @@ def frames_of(options: dict, batch: int) -> list[int] | None:
 def hook_references(patcher) -> frozenset:
     """The LoRA hooks of prompts that are in the weights of `patcher` now."""
     return frozenset(hook.hook_ref for hook in patcher.current_hooks.hooks) if patcher.current_hooks else frozenset()
-
-
-def with_own_values(replace: Callable, tokens: int) -> Callable:
-    """An attn1_replace for keys and values of the picture's own `tokens` followed by the style's: `replace` on the style's.
-
-    A perturbed attention (PAG: every token attends to itself) hands the values on, and those must be the picture's own.
-    """
-    def attn1_replace(q, k, v, extra_options):
-        own, style = v[:, :tokens], v[:, tokens:]
-        out = replace(q, k[:, tokens:], style, extra_options)
-        return own if out is style else out
-
-    return attn1_replace

@@ -1,5 +1,6 @@
 """The injection into any sampling run of a MODEL, by patches and wrappers that the run owns."""
 
+from collections.abc import Callable
 from functools import partial
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...styleid_core.blocks import Block, listed
 from ...styleid_core.features import nearest_step, repeat_batch
+from ...styleid_core.plan import KeySet, some
 from ...styleid_core.storage import map_tensors, restore
 from ...styleid_core.style import INJECT_INTO, Style
 from . import KEY, checks, logger
@@ -17,6 +19,7 @@ from .company import frames_of, sides_of
 from .compilation import call, own_graphs
 from .families import family_of
 from .memory import fits_in_one_batch
+from .regions import Regions
 from .samplers import check_sampler
 from .sources import READERS, replay, replay_all
 
@@ -37,83 +40,114 @@ def taken(n: torch.Tensor, frames: list[int] | None) -> torch.Tensor:
 
 
 class Injection:
-    """Owned by one sampling run of MODEL: the features of the step at hand, and the tally of what was injected."""
+    """Owned by one sampling run of MODEL: what its styles need of the step at hand, and the tally of what was injected."""
 
-    def __init__(self, model: ModelPatcher, style: Style, batch: int, sides: dict[UUID, str]):
-        self.model, self.family, self.style = model, family_of(model), style
+    def __init__(self, model: ModelPatcher, styles: list[Style], batch: int, sides: dict[UUID, str]):
+        self.model, self.family, self.styles = model, family_of(model), styles
         self.batch, self.sides = batch, sides  # of the latent, and of the prompts as `sides_of`
-        self.highest, self.lowest = sigma_range(model, style.start, style.end)
-        self.readers = [READERS[type(features.source)](features, model) for features in (style.content, style.features)]
-        self.sigma, self.features = 0.0, []  # as read or computed again for the last sigma
-        self.current: dict[Block, tuple[torch.Tensor, torch.Tensor]] = {}  # n of content and style in the model call at hand
-        self.replaced: set[Block] = set()  # those of `current` whose attention is another node's
-        self.reached: dict[Block, bool] = dict.fromkeys(style.content.blocks, False)
-        self.call, self.gamma, self.tau = call, style.gamma, style.tau
+        self.ranges = [sigma_range(model, style.start, style.end) for style in styles]
+        self.blocks = list(dict.fromkeys(block for style in styles for block in style.content.blocks))
+        # Styles that are injected into one content share its features.
+        self.readers = {id(features.source): READERS[type(features.source)](features, model)
+                        for style in styles for features in (style.content, style.features)}
+        self.sigma, self.features = 0.0, {}  # by the id of their source, as read or computed again for the last sigma
+        self.regions = Regions(model, self.family, self.blocks)
+        self.plans: dict[Block, list[KeySet]] = {}  # of the model call at hand
+        self.reached: dict[Block, bool] = dict.fromkeys(self.blocks, False)
+        self.call = call  # or compiled
         self.sigmas: set[float] = set()
 
-    def is_injected(self, sigma: float, index: int, uuid: UUID) -> bool:
-        """Whether a call is: for the prompt `uuid`, or, where another node made that up, by its place in cond_or_uncond."""
+    def active(self, sigma: float, index: int, uuid: UUID) -> list[Style]:
+        """Those that are injected into a call: for the prompt `uuid`, or, where another node made that up, by its place in
+        cond_or_uncond.
+        """
         side = self.sides.get(uuid, "uncond" if index else "cond")
-        return self.lowest <= sigma <= self.highest and side in INJECT_INTO[self.style.inject_into]
+        return [style for style, (highest, lowest) in zip(self.styles, self.ranges)
+                if lowest <= sigma <= highest and side in INJECT_INTO[style.inject_into]]
 
     def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
         sigma, indices, uuids = float(transformer_options["sigmas"][0]), transformer_options["cond_or_uncond"], transformer_options["uuids"]
-        injected = [self.is_injected(sigma, index, uuid) for index, uuid in zip(indices, uuids)]
-        if len(set(injected)) == 1:
-            at = sigma if injected[0] else None
-            return self.uniform_call(executor, at, x, timesteps, context, y, control, transformer_options, kwargs)
-        # Some of the batch gets the style's keys and some its own, which may be of another number: one after the other.
+        active = [self.active(sigma, index, uuid) for index, uuid in zip(indices, uuids)]
+        if all(same(styles, active[0]) for styles in active):
+            return self.uniform_call(executor, active[0], sigma, x, timesteps, context, y, control, transformer_options, kwargs)
+        # Parts of the batch attend to other styles, or to their own keys, which may be of another number: one after the other.
         arguments = [x, timesteps, context, y, control, kwargs]
         outputs = []
-        for i, (index, uuid, inside) in enumerate(zip(indices, uuids, injected)):
+        for i, (index, uuid, styles) in enumerate(zip(indices, uuids, active)):
             *part, part_kwargs = rows(arguments, i, len(indices), len(x))
             options = transformer_options | {"cond_or_uncond": [index], "uuids": [uuid]}
-            outputs.append(self.uniform_call(executor, sigma if inside else None, *part, options, part_kwargs))
+            outputs.append(self.uniform_call(executor, styles, sigma, *part, options, part_kwargs))
         return torch.cat(outputs)
 
-    def uniform_call(self, executor, sigma, x, timesteps, context, y, control, transformer_options, kwargs):
-        """With the features of `sigma`, or without any where it is None."""
-        if sigma is not None:
-            self.load(executor, sigma, x, transformer_options)
+    def uniform_call(self, executor, styles, sigma, x, timesteps, context, y, control, transformer_options, kwargs):
+        """With the same styles for all of the batch."""
+        if styles:
+            self.load(executor, styles, sigma, x, transformer_options)
             transformer_options = self.family.call_options(transformer_options, self)
         output = self.call(executor, x, timesteps, context, y, control, transformer_options, **kwargs)
-        self.current, self.replaced = {}, set()
+        self.plans = {}
         return output
 
-    def load(self, executor, sigma, x, transformer_options):
-        content, style = self.style.content, self.style.features
-        checks.whole_picture(tuple(x.shape[-2:]), content.size)
+    def load(self, executor, styles, sigma, x, transformer_options):
+        """The plans for a call on x (batch, C, H, W) with these styles."""
+        checks.whole_picture(tuple(x.shape[-2:]), styles[0].content.size)
         frames = frames_of(transformer_options, self.batch)
-        if max(content.batch, style.batch) > 1:
+        if max(features.batch for style in styles for features in (style.content, style.features)) > 1:
             checks.whole_batch(len(x), len(transformer_options["cond_or_uncond"]), self.batch if frames is None else len(frames))
         if sigma != self.sigma:
-            self.features = []  # frees one step before the next takes memory
-            self.sigma, self.features = sigma, self.features_at(sigma, executor, x.device, transformer_options)
-        n_content, n_style = ({block: repeat_batch(taken(restore(n, x), frames), len(x)) for block, n in features.items()}
-                              for features in self.features)
-        self.current = {block: (n_content[block], n_style[block]) for block in n_content}
-        if self.call is not call:  # a graph takes numbers for constants, and tensors for inputs
-            self.gamma, self.tau = torch.tensor(self.style.gamma).to(x), torch.tensor(self.style.tau, device=x.device)
+            self.sigma, self.features = sigma, {}  # frees one step before the next takes memory
+        self.features |= self.features_at(sigma, styles, executor, x.device, transformer_options)
         self.sigmas.add(sigma)
 
-    def features_at(self, sigma: float, executor, device: torch.device, transformer_options: dict) -> list[dict]:
-        """Of content and style."""
-        again = partial(replay, executor, family=self.family, blocks=self.style.content.blocks, device=device, options=transformer_options)
-        computed = iter(replay_all([made for reader in self.readers for made in reader.calls(sigma)], again,
+        def for_batch(tensor):
+            """(batch of the latent or 1, ...) as that of x."""
+            return repeat_batch(taken(tensor, frames), len(x))
+
+        restored = {source: {block: for_batch(restore(n, x)) for block, n in kept.items()} for source, kept in self.features.items()}
+        self.plans = {block: self.plan(block, [style for style in styles if block in style.content.blocks], sigma, x, restored, for_batch)
+                      for block in self.blocks}
+
+    def plan(self, block: Block, styles: list[Style], sigma: float, x, restored: dict, for_batch: Callable) -> list[KeySet]:
+        """What the queries of `block` attend to; nothing where no style has a weight."""
+        sets, weights = [], []
+        for style in styles:
+            gamma, tau, weight = style.at(sigma)
+            if not weight:
+                continue
+            if self.call is not call:  # a graph takes numbers for constants, and tensors for inputs
+                gamma, tau = torch.tensor(gamma).to(x), torch.tensor(tau, device=x.device)
+            n_content, n_style = (restored[id(features.source)][block] for features in (style.content, style.features))
+            sets.append(KeySet(n_style=some(n_style, self.regions.kept(style, block, x)), n_content=n_content, gamma=gamma, tau=tau))
+            weights.append((style, weight))
+        parts = self.regions.parts(weights, block, x) if sets else []
+        return [each._replace(share=part[0] if part[0] is None else for_batch(part[0]), rows=part[1])
+                for each, part in zip([KeySet(), *sets], parts) if part]
+
+    def features_at(self, sigma: float, styles: list[Style], executor, device: torch.device, transformer_options: dict) -> dict[int, dict]:
+        """Those that are not there yet, by the id of their source."""
+        sources = {id(features.source) for style in styles for features in (style.content, style.features)}
+        readers = {source: reader for source, reader in self.readers.items() if source in sources - self.features.keys()}
+        again = partial(replay, executor, family=self.family, blocks=self.blocks, device=device, options=transformer_options)
+        computed = iter(replay_all([made for reader in readers.values() for made in reader.calls(sigma)], again,
                                    partial(fits_in_one_batch, self.model)))
-        return [reader.take(sigma, computed) for reader in self.readers]
+        return {source: reader.take(sigma, computed) for source, reader in readers.items()}
 
 
-def inject_style(model: ModelPatcher, style: Style) -> ModelPatcher:
-    """A clone of MODEL that injects `style` into the self-attention of each sampling run, by any sampler.
+def same(a: list, b: list) -> bool:
+    """Whether two lists hold the same objects."""
+    return [id(item) for item in a] == [id(item) for item in b]
 
-    With a noise mask everything is sampled, and what the mask leaves out is the content's latent in the end. The run's own copy of
-    the model options carries the patch: nothing stays on the model, however the run ends.
-    """
-    def outer_sample(executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
+
+class SampledWith:
+    """The wrapper of ComfyUI's outer_sample that injects `styles` into the run."""
+
+    def __init__(self, styles: list[Style]):
+        self.styles = styles  # in no tuple, whose tensors torch.compile would take for inputs of the model
+
+    def __call__(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
         guider = executor.class_obj
         check_sampler(guider.model_patcher, getattr(guider, "cfg", 1.0), sampler, sigmas)
-        injection = Injection(guider.model_patcher, style, len(latent_image), sides_of(guider.conds))
+        injection = Injection(guider.model_patcher, self.styles, len(latent_image), sides_of(guider.conds))
         check_run(injection, latent_image, sigmas)
         for name, entries in guider.conds.items():
             checks.areas(name, entries)
@@ -129,13 +163,22 @@ def inject_style(model: ModelPatcher, style: Style) -> ModelPatcher:
             output = executor(noise, latent_image, sampler, sigmas.clone(), None, *args, **kwargs)
         checks.prediction(output)
         blocks = [block for block, reached in injection.reached.items() if reached]
-        checks.some_injected(blocks, len(injection.sigmas), len(sigmas), style.inject_into)
-        logger.info("Injected style into %d self-attentions (%s) at %d steps.", len(blocks), listed(blocks), len(injection.sigmas))
-        return output if denoise_mask is None else keep_outside(denoise_mask, output, style.content.latent)
+        checks.some_injected(blocks, len(injection.sigmas), len(sigmas), [style.inject_into for style in self.styles])
+        logger.info("Injected %s into %d self-attentions (%s) at %d steps.", "style" if len(self.styles) == 1 else
+                    f"{len(self.styles)} styles", len(blocks), listed(blocks), len(injection.sigmas))
+        return output if denoise_mask is None else keep_outside(denoise_mask, output, self.styles[0].content.latent)
 
+
+def inject_style(model: ModelPatcher, style: Style) -> ModelPatcher:
+    """A clone of MODEL that injects `style` into the self-attention of each sampling run, by any sampler, beside those it injects already.
+
+    With a noise mask everything is sampled, and what the mask leaves out is the content's latent in the end. The run's own copy of
+    the model options carries the patch: nothing stays on the model, however the run ends.
+    """
     m = model.clone()
+    before = [style for wrapper in m.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY) for style in wrapper.styles]
     m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    m.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
+    m.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, SampledWith([*before, style]))
     return m
 
 
@@ -154,10 +197,12 @@ def injected_sigmas(model: ModelPatcher, start: float, end: float, sigmas: torch
 
 
 def check_run(injection: Injection, latent_image: torch.Tensor, sigmas: torch.Tensor):
-    style = injection.style
-    checks.sampled_size(tuple(latent_image.shape[-2:]), style.content.size)
-    wanted = injected_sigmas(injection.model, style.start, style.end, sigmas)
-    for name, features in (("content", style.content), ("style", style.features)):
-        checks.sampled_batch(name, features.batch, len(latent_image))
-        for sigma in wanted:
-            nearest_step(features, sigma)
+    for style in injection.styles:
+        checks.sampled_size(tuple(latent_image.shape[-2:]), style.content.size)
+        wanted = injected_sigmas(injection.model, style.start, style.end, sigmas)
+        if style.mask is not None:
+            checks.mask_batch("mask", len(style.mask), len(latent_image))
+        for name, features in (("content", style.content), ("style", style.features)):
+            checks.sampled_batch(name, features.batch, len(latent_image))
+            for sigma in wanted:
+                nearest_step(features, sigma)

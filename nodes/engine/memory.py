@@ -8,6 +8,7 @@ from ...styleid_core.storage import token_bytes
 from . import logger
 from .families import family_of
 from .recording import RAM, RECOMPUTE, CaptureRequest
+from .reuse import forget_oldest
 
 
 def room(model: ModelPatcher) -> int:
@@ -24,30 +25,33 @@ def feature_bytes(model: ModelPatcher, request: CaptureRequest, shape: list[int]
     """What the inversion of latents of `shape` (B, C, H, W) keeps."""
     batch, _, *size = shape
     dtype = model.model.get_dtype_inference()
-    tokens = family_of(model).token_shapes(model, request.blocks, size)
-    return batch * steps * sum(count * token_bytes(channels, request.dtype, dtype) for count, channels in tokens)
+    shapes = family_of(model).token_shapes(model, request.blocks, size)
+    return batch * steps * sum(height * width * token_bytes(channels, request.dtype, dtype) for height, width, channels in shapes)
 
 
-def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], steps: int) -> tuple[torch.device, torch.Tensor | None]:
-    """(where to keep the features of an inversion, what holds their place there until MODEL is loaded).
+def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], steps: int) -> torch.device:
+    """Where to keep the features of an inversion.
 
-    Their size is logged; ValueError when they do not fit. On the GPU they must fit beside MODEL and the activations of a call with
-    guidance, whose batch is twice that of the pictures, and their place is held so that ComfyUI loads MODEL around it.
+    Their size is logged; ValueError when they do not fit. They belong into RAM, from where a GPU gets those of the next step while it
+    computes: a graph that ComfyUI remembers takes no GPU memory then. On the GPU they must fit beside MODEL and the activations of a
+    call with guidance, whose batch is twice that of the pictures. What `reuse` remembers makes way.
     """
     if not request.blocks or request.device == RECOMPUTE:
-        return RAM, None
+        return RAM
     size = feature_bytes(model, request, shape, steps)
     gpu = model.load_device
     calls = model.memory_required([2 * shape[0], *shape[1:]])
     if request.device == "gpu" and gpu != RAM:
         comfy.model_management.free_memory(size + calls + model.model_size() - model.loaded_size(), gpu)
+    while size > comfy.model_management.get_free_memory(RAM) and forget_oldest():
+        pass
     # Where MODEL is in RAM, both are one place, and its activations come and go.
     free = {gpu: room(model) - calls, RAM: comfy.model_management.get_free_memory(RAM)}
-    candidates = dict.fromkeys({"gpu": [gpu], "cpu": [RAM]}.get(request.device, [gpu, RAM]))
+    candidates = dict.fromkeys({"gpu": [gpu], "cpu": [RAM]}.get(request.device, [RAM, gpu]))
     for device in candidates:
         if size <= free[device]:
             logger.info("The features of %d steps will take %.3g GB %s.", steps, size / 1e9, where(device))
-            return device, None if device == RAM else torch.empty(size, dtype=torch.uint8, device=device)
+            return device
     have = " and ".join(f"{max(free[device], 0) / 1e9:.3g} GB {where(device)}" for device in candidates)
     raise ValueError(f"The features of {steps} steps would take {size / 1e9:.3g} GB, and only {have} are free. Set feature_dtype to int8, "
                      f"or feature_device to {'auto or ' if request.device == 'gpu' else ''}recompute, or take fewer blocks or steps, a "

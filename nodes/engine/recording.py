@@ -1,7 +1,9 @@
 """How a MODEL records the self-attention of its inversion, or the calls from which that is computed again."""
 
 import weakref
-from itertools import product
+from collections.abc import Callable
+from functools import partial
+from itertools import accumulate, product
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -11,7 +13,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ...styleid_core.blocks import Block
 from ...styleid_core.features import Features, Kept
-from ...styleid_core.storage import map_tensors, move, store
+from ...styleid_core.storage import Slabs, map_tensors, move, store
 from . import KEY
 from .company import STEP_CACHES, hook_references
 from .compilation import call
@@ -49,21 +51,25 @@ def requested_capture(model: ModelPatcher) -> CaptureRequest:
 
 
 class Recorder:
-    """Owned by one inversion: what it keeps of every model call, features on `device` or the call itself."""
+    """Owned by one inversion of `latents`, all in one batch: what it keeps of every model call, features on `device` or the call itself.
 
-    def __init__(self, model: ModelPatcher, request: CaptureRequest, latent: torch.Tensor, device: torch.device,
-                 reserved: torch.Tensor | None):
+    Each of them gets memory of its own, so that each can be let go alone.
+    """
+    def __init__(self, model: ModelPatcher, request: CaptureRequest, latents: list[torch.Tensor], device: torch.device):
         self.patcher, self.model = weakref.ref(model), weakref.ref(model.model)
-        self.request, self.latent, self.device, self.reserved = request, latent, device, reserved
+        self.request, self.latents = request, latents
+        ends = list(accumulate(map(len, latents)))
+        self.parts = [slice(end - len(latent), end) for end, latent in zip(ends, latents)]
+        self.shape = (ends[-1], *latents[0].shape[-2:])
         self.sigmas: list[float] = []
-        self.source = Recomputed([]) if request.device == RECOMPUTE else Kept([])
+        self.sources = [Recomputed([]) if request.device == RECOMPUTE else Kept([]) for _ in latents]
+        self.keep = [keeper(model.load_device, device) for _ in latents]
         self.call = call  # or compiled
         self.seen: dict[Block, torch.Tensor] = {}  # in the model call at hand
 
     def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
-        self.reserved = None  # MODEL is loaded by now, and left room for the features
         sigma = float(transformer_options["sigmas"][0])
-        if (len(x), *x.shape[-2:]) != (len(self.latent), *self.latent.shape[-2:]) or sigma in self.sigmas:
+        if (len(x), *x.shape[-2:]) != self.shape or sigma in self.sigmas:
             raise ValueError("An inversion needs the whole picture in one model call for a step, and another node makes several: for "
                              "tiles, parts of the frames, or to compare them. Remove it from the model that is inverted.")
         self.sigmas.append(sigma)
@@ -80,8 +86,9 @@ class Recorder:
             raise ValueError("feature_device recompute cannot repeat what another node adds to the model calls of the inversion. "
                              "Set feature_device to auto, or remove that node from the model that is inverted.")
         options = {name: value for name, value in transformer_options.items() if name not in OF_ONE_RUN}
-        self.source.calls.append(ModelCall(*map_tensors(lambda tensor: move(tensor, RAM), arguments), MappingProxyType(options),
-                                               self.model, hook_references(self.patcher())))
+        for part, source in zip(self.parts, self.sources):
+            kept = map_tensors(lambda tensor, part=part: move(tensor[part], RAM), arguments)
+            source.calls.append(ModelCall(*kept, MappingProxyType(options), self.model, hook_references(self.patcher())))
 
     def keep_features(self):
         if self.seen.keys() != set(self.request.blocks):
@@ -89,23 +96,31 @@ class Recorder:
                              "Remove it from the model that is inverted.")
         # What is compiled into CUDA graphs, the next call would write its own n into.
         seen = self.seen if self.call is call else {block: n.clone() for block, n in self.seen.items()}
-        self.source.steps.append([store(seen[block], self.request.dtype, self.device) for block in self.request.blocks])
+        for part, source, keep in zip(self.parts, self.sources, self.keep):
+            source.steps.append([store(seen[block][part], self.request.dtype, keep) for block in self.request.blocks])
         self.seen.clear()
 
-    def features(self, steps: int) -> Features:
-        """ValueError unless the model was called at each of so many steps."""
+    def features(self, steps: int) -> list[Features]:
+        """Of each of the latents. ValueError unless the model was called at each of so many steps."""
         blocks = self.request.blocks
         if blocks and len(self.sigmas) != steps:
             raise ValueError(f"The inversion called the model at {len(self.sigmas)} of {steps} steps: another node left the others out, as "
                              "caches of model calls do. Remove it from the model that is inverted.")
-        return Features(self.sigmas, blocks, self.source, self.latent)
+        return [Features(self.sigmas, blocks, source, latent) for source, latent in zip(self.sources, self.latents)]
 
 
-def record(model: ModelPatcher, latent: torch.Tensor, device: torch.device, reserved: torch.Tensor | None = None) -> tuple:
-    """(clone of MODEL, its Recorder) for one inversion of `latent` (B, C, H, W), which does what `request_capture` asked for.
+def keeper(source: torch.device, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What puts a tensor from the device `source` where it is kept."""
+    if device != RAM:
+        return partial(move, device=device)
+    return Slabs().keep if source.type == "cuda" else torch.clone
+
+
+def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.device) -> tuple:
+    """(clone of MODEL, its Recorder) for one inversion of `latents` (B, C, H, W), which does what `request_capture` asked for.
 
     The clone injects nothing and has no guidance and no cache of model calls, even if MODEL does: an inversion follows the bare
-    prediction of every step. `reserved` is let go at the first model call.
+    prediction of every step.
     """
     m = model.clone()
     # ComfyUI takes the parent for the loaded model when this clone dies. After an error MODEL, a clone itself, would die with it.
@@ -116,11 +131,11 @@ def record(model: ModelPatcher, latent: torch.Tensor, device: torch.device, rese
     for name in GUIDANCE:
         m.model_options.pop(name, None)
     request = requested_capture(model)
-    recorder = Recorder(m, request, latent, device, reserved)
+    recorder = Recorder(m, request, latents, device)
     if request.blocks:
         m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)
         if request.device != RECOMPUTE:
             options, family = m.model_options["transformer_options"], family_of(model)
             family.record(options, request.blocks, recorder.seen)
-            family.refuse_tiles(options, lambda block: len(latent) if block in request.blocks else None)
+            family.refuse_tiles(options, lambda block: recorder.shape[0] if block in request.blocks else None)
     return m, recorder

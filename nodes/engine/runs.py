@@ -11,7 +11,6 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...styleid_core.ddim import sample_ddim_inversion
-from ...styleid_core.features import Features, split_batch
 from ...styleid_core.paths import Diffusion
 from ...styleid_core.schedules import Schedule, check_falling, ddim_schedule, last_steps, official_schedule
 from . import checks, logger
@@ -104,15 +103,18 @@ def check_channels(model: ModelPatcher, samples: torch.Tensor, name: str):
     checks.model_channels(model.get_model_object("latent_format").latent_channels, samples, name)
 
 
-def invert(model: ModelPatcher, positive, samples: torch.Tensor, schedule: Schedule, callback) -> tuple[torch.Tensor, Features]:
-    """(noise to sample from at schedule.sampling[0], features of the blocks that Capture Self-Attention asked for)."""
-    steps = len(schedule.evaluated)
-    m, recorder = record(model, samples, *make_room(model, requested_capture(model), list(samples.shape), steps))
+def invert(model: ModelPatcher, positive, latents: list[torch.Tensor], schedule: Schedule, callback) -> list[tuple]:
+    """[(noise to sample from at schedule.sampling[0], features of the blocks that Capture Self-Attention asked for)] of each of `latents`
+    (B, C, H, W), which are inverted as one batch.
+    """
+    steps, samples = len(schedule.evaluated), torch.cat(latents)
+    m, recorder = record(model, latents, make_room(model, requested_capture(model), list(samples.shape), steps))
     sampler = comfy.samplers.KSAMPLER(sample_ddim_inversion, {"evaluated": schedule.evaluated, "path": path_of(model)})
     start = carried(model, samples, torch.zeros(()), schedule.inversion[0])
     with own_graphs(m.model_options, m.wrappers) if recorder.request.blocks else nullcontext(call) as recorder.call:
         x = run_sampler(m, positive, start, sampler, schedule.inversion, callback)
-    return carried(model, x, schedule.inversion[-1], schedule.sampling[0]), recorder.features(steps)
+    noise = carried(model, x, schedule.inversion[-1], schedule.sampling[0])
+    return list(zip(noise.split([len(latent) for latent in latents]), recorder.features(steps)))
 
 
 def invert_latent(model: ModelPatcher, latent: dict, positive: list, steps: int, schedule: str, denoise: float) -> tuple:
@@ -123,7 +125,7 @@ def invert_latent(model: ModelPatcher, latent: dict, positive: list, steps: int,
     plan = make_schedule(model, schedule, steps, denoise)
     check_inverted(model, "positive", positive, plan.evaluated)
     [callback] = progress(model, len(plan.evaluated))
-    noise, features = invert(model, positive, samples, plan, callback)
+    [(noise, features)] = invert(model, positive, [samples], plan, callback)
     output = latent | {"samples": noise}
     if "noise_mask" in latent and not features.blocks:
         # Only Inject Style K/V knows what is to be seen outside the mask; a bare sampler would show this noise there.
@@ -132,17 +134,8 @@ def invert_latent(model: ModelPatcher, latent: dict, positive: list, steps: int,
     return output, features._replace(origin=origin_of(model, positive, schedule, steps, denoise)), plan.sampling
 
 
-def in_batches(model: ModelPatcher, content: torch.Tensor, style: torch.Tensor) -> list[torch.Tensor]:
-    """The latents of both as one batch to invert, or as two when their sizes differ or memory is short."""
-    shape = [len(content) + len(style), *content.shape[1:]]
-    return [torch.cat((content, style))] if content.shape[1:] == style.shape[1:] and fits_in_one_batch(model, shape) else [content, style]
-
-
-def invert_both(model: ModelPatcher, positive, batches: list[torch.Tensor], contents: int, schedule: Schedule,
-                callbacks: list) -> list[tuple]:
-    """[what `invert` gives for content, for style] from `in_batches`, where the first so many latents are `contents`."""
-    inverted = [invert(model, positive, batch, schedule, callback) for batch, callback in zip(batches, callbacks)]
-    if len(inverted) == 2:
-        return inverted
-    [(noise, features)] = inverted
-    return list(zip((noise[:contents], noise[contents:]), split_batch(features, contents)))
+def in_batches(model: ModelPatcher, latents: list[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """`latents` (B, C, H, W) as one batch to invert, or as one each when their sizes differ or memory is short."""
+    alike = len({latent.shape[1:] for latent in latents}) == 1
+    together = alike and fits_in_one_batch(model, [sum(map(len, latents)), *latents[0].shape[1:]])
+    return [latents] if together else [[latent] for latent in latents]

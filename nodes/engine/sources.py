@@ -96,21 +96,20 @@ def replay(executor, call: ModelCall, family: ModuleType, blocks: list[Block], d
     return features
 
 
-def joined(a: ModelCall, b: ModelCall) -> ModelCall | None:
-    """Both calls as one batch, or None for calls that differ in more than their images and prompts."""
-    tensors = list(zip(a[:4], b[:4]))
-    alike = all((t is None) == (u is None) and (t is None or t.shape[1:] == u.shape[1:]) for t, u in tensors)
-    same_patches = all(a.options.get(name) == b.options.get(name) for name in ("patches", "patches_replace"))
-    if not (alike and same_patches) or any(call.control or call.kwargs for call in (a, b)):
+def joined(calls: list[ModelCall]) -> ModelCall | None:
+    """All calls as one batch, or None for calls that differ in more than their images and prompts."""
+    first, columns = calls[0], list(zip(*(call[:4] for call in calls)))
+    alike = all(len({None if tensor is None else tensor.shape[1:] for tensor in column}) == 1 for column in columns)
+    same_patches = all(call.options.get(name) == first.options.get(name) for call in calls for name in ("patches", "patches_replace"))
+    if not (alike and same_patches) or any(call.control or call.kwargs for call in calls):
         return None
-    return ModelCall(*(None if t is None else torch.cat((t, u)) for t, u in tensors), None, {}, *a[6:])
+    return ModelCall(*(None if column[0] is None else torch.cat(column) for column in columns), None, {}, *first[6:])
 
 
 def replay_all(calls: list[ModelCall], replay: Callable[[ModelCall], dict], fits: Callable[[list[int]], bool]) -> list[dict]:
-    """What `replay` gives for each of the calls; two are made in one batch where they can be and `fits(shape of x)`."""
-    together = joined(*calls) if len(calls) == 2 else None
+    """What `replay` gives for each of the calls, which are made in one batch where they can be and `fits(shape of x)`."""
+    together = joined(calls) if len(calls) > 1 else None
     if together is None or not fits(list(together.x.shape)):
         return [replay(call) for call in calls]
-    first = len(calls[0].x)
-    features = replay(together)
-    return [{block: n[:first] for block, n in features.items()}, {block: n[first:] for block, n in features.items()}]
+    split = {block: n.split([len(call.x) for call in calls]) for block, n in replay(together).items()}
+    return [{block: parts[i] for block, parts in split.items()} for i in range(len(calls))]

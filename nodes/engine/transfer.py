@@ -1,5 +1,6 @@
 """The whole of StyleID on latents: both inversions, the start re-colored, and the sampling with the style's self-attention."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -8,19 +9,22 @@ from comfy.samplers import KSAMPLER
 
 from ...styleid_core.adain import adain
 from ...styleid_core.ddim import sample_ddim
-from ...styleid_core.features import Features, only_blocks
+from ...styleid_core.features import only_blocks
+from ...styleid_core.masks import on_grid
+from ...styleid_core.schedules import Schedule
 from ...styleid_core.style import Style
 from . import checks
 from .families import family_of
 from .injection import inject_style, injected_sigmas, keep_outside
-from .recording import request_capture
+from .recording import request_capture, requested_capture
+from .reuse import recall, recipe_of, remember
 from .runs import (
     carried,
     check_channels,
     check_inverted,
     check_sampled,
     in_batches,
-    invert_both,
+    invert,
     make_schedule,
     path_of,
     progress,
@@ -64,32 +68,57 @@ def check_options(options: Options) -> Options:
     return options
 
 
-def recolor(content: dict, style: dict, strength: float) -> dict:
-    """Latent AdaIN: the content LATENT with the channel means and deviations of the other."""
+def recolor(content: dict, style: dict, strength: float, mask: torch.Tensor | None = None,
+            style_mask: torch.Tensor | None = None) -> dict:
+    """Latent AdaIN: the content LATENT with the channel means and deviations of the other, over what the MASKs weigh."""
     checks.unused_mask(style, "style")
     checks.numbers(color_strength=strength)
     z_content, z_style = checks.pictures(content, style)
     checks.same_channels(z_content, z_style)
-    return content | {"samples": adain(z_content, z_style, strength)}
+    weights = [None if given is None else latent_mask(name, given, z) for name, given, z in (
+        ("mask", mask, z_content), ("style_mask", style_mask, z_style))]
+    return content | {"samples": adain(z_content, z_style, strength, *weights)}
 
 
-def inject_captured(model: ModelPatcher, content: Features, style: Features, blocks: str, gamma: float, temperature: float,
-                    inject_into: str, start_percent: float, end_percent: float) -> ModelPatcher:
+def latent_mask(name: str, mask: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
+    """A MASK over the picture on the grid of its latent: (B or 1, 1, h, w)."""
+    mask = checks.mask(name, mask)
+    checks.mask_batch(name, len(mask), len(samples))
+    weights = on_grid(mask, tuple(samples.shape[-2:]))[:, None].to(samples)
+    checks.measured(name, weights)
+    return weights
+
+
+def inject_captured(model: ModelPatcher, blocks: str, style: Style) -> ModelPatcher:
     """A clone of MODEL that injects captured features: `blocks` is "auto" or empty for all that both were captured in.
 
     ValueError for features that were not captured, or lack a block that is named or all of those that this model has.
     """
-    checks.numbers(gamma=gamma, temperature=temperature)
-    checks.span(start_percent, end_percent)
-    for name, features in (("content", content), ("style", style)):
+    checks.numbers(gamma=style.gamma, temperature=style.tau, weight=style.weight)
+    checks.span(style.start, style.end)
+    for name, features in (("content", style.content), ("style", style.features)):
         checks.captured(f"{name}_", features)
         READERS[type(features.source)].check(name, features, model)
     family = family_of(model)
-    chosen = checks.common_blocks(content, style, family.blocks(model))
+    chosen = checks.common_blocks(style.content, style.features, family.blocks(model))
     if blocks.strip().lower() not in ("", "auto"):
         chosen = checks.chosen_blocks(blocks, family.select(model, blocks), chosen)
-    return inject_style(model, Style(only_blocks(content, chosen), only_blocks(style, chosen), gamma, temperature, inject_into,
-                                     start_percent, end_percent))
+    masks = {name: checks.mask(name, given) for name, given in (("mask", style.mask), ("style_mask", style.style_mask))
+             if given is not None and not torch.all(given >= 1)}
+    if "style_mask" in masks:
+        checks.style_mask(masks["style_mask"], family.token_shapes(model, [block for block in chosen if block in family.blocks(model)],
+                                                                   style.features.size))
+    return inject_style(model, style._replace(content=only_blocks(style.content, chosen), features=only_blocks(style.features, chosen),
+                                              mask=masks.get("mask"), style_mask=masks.get("style_mask")))
+
+
+def invert_all(model: ModelPatcher, positive: list, batches: list[list[torch.Tensor]], plan: Schedule, recipe: tuple,
+               callbacks: list) -> Iterator[tuple]:
+    """What `invert` gives for each latent of the batches; each batch is remembered as soon as it is inverted."""
+    for batch, callback in zip(batches, callbacks):
+        for latent, (noise, features) in zip(batch, invert(model, positive, batch, plan, callback)):
+            remember(latent, recipe, positive, noise, features)
+            yield noise, features
 
 
 def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, steps: int, gamma: float, temperature: float,
@@ -117,9 +146,13 @@ def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, ste
     if recording is not model:
         injected_sigmas(model, options.start_percent, options.end_percent, plan.sampling)
 
-    batches = in_batches(model, z_content, z_style)
+    request = requested_capture(recording)
+    recipe = recipe_of(model, inverted_with, schedule, steps, options.denoise, request.dtype, request.device)
+    inverted = [recall(z, recipe, request.blocks) for z in (z_content, z_style)]
+    batches = in_batches(model, [z for z, known in zip((z_content, z_style), inverted) if known is None])
     *on_inversion, on_sampling = progress(model, *[len(plan.evaluated)] * len(batches), len(plan.sampling) - 1)
-    (noise, features), (style_noise, style_features) = invert_both(recording, inverted_with, batches, len(z_content), plan, on_inversion)
+    made = invert_all(recording, inverted_with, batches, plan, recipe, on_inversion)
+    (noise, features), (style_noise, style_features) = (known or next(made) for known in inverted)
     start = adain(noise, style_noise, color_strength)
     sampled = model if recording is model else inject_style(model, Style(
         features, style_features, gamma, temperature, options.inject_into, options.start_percent, options.end_percent))

@@ -29,3 +29,30 @@ def test_each_content_meets_its_own_style_and_one_content_many_styles():
 def test_a_constant_channel_takes_the_mean_of_the_style():
     style = torch.randn(1, 4, 8, 8)
     torch.testing.assert_close(adain(torch.full((1, 4, 8, 8), 0.5), style), style.mean((2, 3), keepdim=True).expand(1, 4, 8, 8))
+
+
+def test_masks_weigh_what_is_measured_and_what_changes():
+    """Against statistics of the very values that a mask keeps; outside of it the content stays."""
+    content, style = torch.randn(2, 4, 8, 8), 5 + 2 * torch.randn(1, 4, 6, 9)
+    mask, style_mask = torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 6, 9)
+    mask[..., :5], style_mask[..., 2:4, :] = 1, 1
+    result = adain(content, style, mask=mask, style_mask=style_mask)
+    alone = adain(content[..., :5], style[..., 2:4, :])
+    torch.testing.assert_close(result[..., :5], alone)
+    assert torch.equal(result[..., 5:], content[..., 5:])
+
+
+def test_a_gray_mask_counts_for_less():
+    content, style = torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    gray = torch.full((1, 1, 8, 8), 0.5)
+    torch.testing.assert_close(adain(content, style, mask=gray, style_mask=gray), adain(content, style, 0.5))
+
+
+def test_two_regions_take_their_own_colors():
+    content, one, other = torch.randn(1, 4, 8, 8), 3 + torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8) - 3
+    left = torch.zeros(1, 1, 8, 8)
+    left[..., :4] = 1
+    result = adain(adain(content, one, mask=left), other, mask=1 - left)
+    for half, style in ((result[..., :4], one), (result[..., 4:], other)):
+        torch.testing.assert_close(half.mean((2, 3)), style.mean((2, 3)))
+        torch.testing.assert_close(half.std((2, 3)), style.std((2, 3)))

@@ -1,8 +1,7 @@
 import pytest
 import torch
 
-from styleid_core.features import Features, Kept, Reader, nearest_step, repeat_batch, split_batch
-from styleid_core.storage import restore, store
+from styleid_core.features import Features, Kept, Reader, nearest_step, repeat_batch
 
 BLOCK = ("output", 6, 0)
 CPU = torch.device("cpu")
@@ -41,15 +40,3 @@ def test_reading_in_any_order_holds_at_most_two_steps(order):
     for step in order:
         assert reader.read(FEATURES.sigmas[step])[BLOCK][0, 0, 0] == step
         assert set(reader.arriving) == {step, max(step - 1, 0)}, "the step that a sampling takes next is not on its way"
-
-
-@pytest.mark.parametrize("storage", ["auto", "int8"])
-def test_a_batch_is_split_without_copies(storage):
-    n = store(torch.randn(3, 4, 8), storage, CPU)
-    whole = FEATURES._replace(sigmas=[1.0], source=Kept([[n]]), latent=torch.randn(3, 4, 2, 2))
-    parts = split_batch(whole, 1)
-    assert [part.batch for part in parts] == [1, 2] and [part.latent.shape[0] for part in parts] == [1, 2]
-    like = torch.empty(0)
-    assert torch.equal(torch.cat([restore(part.source.steps[0][0], like) for part in parts]), restore(n, like))
-    values = [kept if storage == "auto" else kept.values for kept in (n, parts[1].source.steps[0][0])]
-    assert values[0].untyped_storage().data_ptr() == values[1].untyped_storage().data_ptr()

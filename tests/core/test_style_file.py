@@ -12,26 +12,19 @@ from safetensors.torch import save_file
 from styleid_core import style_file
 from styleid_core.blocks import Block
 from styleid_core.features import Features, Kept, Origin
-from styleid_core.storage import STORAGES, map_tensors, store
+from styleid_core.storage import STORAGES, store, tensors_in
 from styleid_core.style_file import Inverted, checksum, load, save
 
 BLOCKS = [Block("output", 6, 0), Block("output", 7, 0)]
 SIGMAS = [0.1, 1.0, 10.0]
-CPU = torch.device("cpu")
 
 
 def inverted(storage: str = "auto", batch: int = 1, **optional) -> Inverted:
     torch.manual_seed(0)
     latent = torch.randn(batch, 4, 4, 6)
-    steps = [[store(torch.randn(batch, 24, 8), storage, CPU) for _ in BLOCKS] for _ in SIGMAS]
+    steps = [[store(torch.randn(batch, 24, 8), storage, torch.clone) for _ in BLOCKS] for _ in SIGMAS]
     origin = Origin("weights", "prompt", "official", "3", "1")
     return Inverted(latent * 10, Features(SIGMAS, BLOCKS, Kept(steps), latent, origin), torch.tensor([10.0, 1.0, 0.1, 0.0]), **optional)
-
-
-def tensors_of(value) -> list[torch.Tensor]:
-    found = []
-    map_tensors(found.append, value)
-    return found
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -42,7 +35,7 @@ def test_a_file_gives_back_what_it_was_given(tmp_path, storage):
     kept = Kept([after.features.source.step(i) for i in range(len(SIGMAS))])
     after = after._replace(features=after.features._replace(source=kept))
     assert after.features[:2] == (SIGMAS, BLOCKS) and after.features.origin == before.features.origin
-    pairs = list(zip(tensors_of(before), tensors_of(after), strict=True))
+    pairs = list(zip(tensors_in(before), tensors_in(after), strict=True))
     assert len(pairs) >= 5 + 6 and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
     assert [path.name for path in tmp_path.iterdir()] == ["style.safetensors"]
 

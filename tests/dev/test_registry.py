@@ -56,8 +56,8 @@ def transfer_with(folder: Path) -> set[str]:
     return set(done.stdout.splitlines()[-1].split())
 
 
-OURS = {"CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "SaveStyleIDFeatures",
-        "LoadStyleIDFeatures"}
+OURS = {"CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDCurve",
+        "SaveStyleIDFeatures", "LoadStyleIDFeatures"}
 
 
 def test_what_is_shipped_works(shipped):

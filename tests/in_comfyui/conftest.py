@@ -40,6 +40,12 @@ def pack_module(pack):
     return lambda name: sys.modules[f"{str(ROOT).replace('.', '_x_')}.{name}"]
 
 
+@pytest.fixture(autouse=True)
+def nothing_remembered(pack_module):
+    """Every test inverts anew, as the first run of a server."""
+    pack_module("nodes.engine.reuse")._known.clear()
+
+
 @pytest.fixture(scope="session")
 def model():
     """Seeded, in the layout of SD 1.x. Wider heads than the golden values' are faster."""

@@ -26,4 +26,4 @@ def select(model, text):
 
 def token_shapes(model, blocks, size):
     height, width = (side // 8 for side in size)
-    return [(height * width, model.model.diffusion_model.middle_block[1].transformer_blocks[0].attn1.to_q.in_features)]
+    return [(height, width, model.model.diffusion_model.middle_block[1].transformer_blocks[0].attn1.to_q.in_features)]

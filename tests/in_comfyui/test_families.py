@@ -7,7 +7,8 @@ from cases import relative_error
 from comfy.model_base import ModelType
 from companions import COMPANY
 
-from tools.demo.transfer import sample_custom, size
+from styleid_core.storage import size
+from tools.demo.transfer import sample_custom
 from tools.miniature.seeded import LINEAR, SDXL
 from tools.miniature.unet import CONTEXT_DIM, load_unet
 from tools.miniature.unet import TRAINED_UNET as SD1
@@ -118,7 +119,8 @@ def test_the_predicted_size_is_what_is_kept(pack, pack_module, family, transfer_
     with caplog.at_level("INFO", logger="styleid"):
         _, features, _ = pack.DDIMInvert(model=recording, latent=latent, positive=transfer_inputs[2], steps=2, schedule="ddim")
     shapes = pack_module("nodes.engine.families.unet").token_shapes(model, features.blocks, (20, 28))
-    assert [tuple(kept.shape[1:]) for kept in features.source.steps[0]] == shapes
+    kept = features.source.steps[0]
+    assert [tuple(n.shape[1:]) for n in kept] == [(height * width, channels) for height, width, channels in shapes]
     assert caplog.messages[0] == f"The features of 2 steps will take {size(features.source.steps) / 1e9:.3g} GB of RAM."
 
 

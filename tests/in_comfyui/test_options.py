@@ -5,7 +5,8 @@ import pytest
 import torch
 from cases import relative_error, with_steps
 
-from tools.demo.transfer import sample_custom, size
+from styleid_core.storage import size
+from tools.demo.transfer import sample_custom
 from tools.pack import stylize
 from tools.reference import paper_attention
 

@@ -1,6 +1,7 @@
 """Every stage against the values that the authors' code gives, in float32, through the nodes that a user drags."""
 
 import functools
+import json
 
 import comfy.supported_models
 import pytest
@@ -9,11 +10,13 @@ from cases import Golden, from_latent, invert_both, relative_error
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_base import ModelType
 from comfy.samplers import KSAMPLER
+from safetensors import safe_open
 
 from tools.demo.transfer import sample_custom
+from tools.host import ROOT
 from tools.miniature.unet import load_unet
 
-ONE_NODE, FIVE_NODES, STAGE = 1e-4, 1e-3, 1e-4
+ONE_NODE, FIVE_NODES, STAGE, CURVES = 1e-4, 1e-3, 1e-4, 1e-4
 
 VARIANTS = {50: ["default", "gamma_0_3", "gamma_0", "gamma_1", "tau_1", "no_adain", "no_injection", "layers_9_11"],
             20: ["default", "no_injection"]}
@@ -76,7 +79,7 @@ def test_inversion_trajectory(pack_module, model, golden, assert_parity, name):
     runs, vp_scale = pack_module("nodes.engine.runs"), pack_module("styleid_core.paths").vp_scale
     schedule = runs.make_schedule(model, "official", golden.steps)
     trajectory = []
-    runs.invert(model, golden.positive, getattr(golden, name)["samples"], schedule,
+    runs.invert(model, golden.positive, [getattr(golden, name)["samples"]], schedule,
                 lambda step, x0, x, total: trajectory.append(x / vp_scale(schedule.inversion[step + 1])))
     assert_parity(f"{golden.steps} steps, {name} inversion trajectory", torch.cat(trajectory), golden[f"{name}.trajectory"], STAGE)
 
@@ -129,6 +132,21 @@ def test_five_nodes(pack, model, golden, invert, assert_parity, variant):
                                  gamma=settings["gamma"], temperature=settings["tau"])
     result = sample_custom(m, golden.positive, sigmas, start)
     assert_parity(f"{golden.steps} steps, five nodes, {variant}", from_latent(result), golden[f"output.{variant}"], FIVE_NODES)
+
+
+@pytest.mark.parametrize("shape", ["cosine", pytest.param("sqrt", marks=pytest.mark.slow), pytest.param("linear", marks=pytest.mark.slow)])
+def test_gamma_curves(pack, pack_module, model, invert, assert_parity, shape):
+    """By the code of Scheduled Style Injection. The curve's start belongs to t = 981, which is inverted and not sampled."""
+    golden = Golden(50)
+    with safe_open(ROOT / "tests" / "golden" / "gamma_schedules.safetensors", "pt") as file:
+        expected, settings = file.get_tensor(f"output.{shape}"), json.loads(file.metadata()["variants"])[shape]
+    (noise, content_features, sigmas), (style_noise, style_features, _) = invert(golden)
+    [start] = pack.LatentAdaIN(content=noise, style=style_noise)
+    [curve] = pack.StyleIDCurve(start=1.0, end=settings["end"] / settings["start"], shape=shape)
+    [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features, gamma=settings["start"],
+                             gamma_curve=curve)
+    z = from_latent(sample_custom(m, golden.positive, sigmas, start)) / pack_module("styleid_core.paths").vp_scale(sigmas[-1])
+    assert_parity(f"50 steps, five nodes, gamma along {shape}", z, expected, CURVES)
 
 
 class PredictsV(UNetModel):

@@ -9,9 +9,11 @@ import nodes
 INPUTS = {
     "CaptureSelfAttention": {"model": None, "blocks": "auto", "feature_dtype": "auto", "feature_device": "auto"},
     "DDIMInvert": {"model": None, "latent": None, "positive": None, "steps": 50, "schedule": "official", "denoise": 1.0},
-    "LatentAdaIN": {"content": None, "style": None, "color_strength": 1.0},
+    "LatentAdaIN": {"content": None, "style": None, "color_strength": 1.0, "mask": None, "style_mask": None},
     "InjectStyleKV": {"model": None, "content_features": None, "style_features": None, "gamma": 0.75, "temperature": 1.5,
-                      "blocks": "auto", "inject_into": "both", "start_percent": 0.0, "end_percent": 1.0},
+                      "weight": 1.0, "mask": None, "style_mask": None, "blocks": "auto", "inject_into": "both", "start_percent": 0.0,
+                      "end_percent": 1.0, "gamma_curve": None, "temperature_curve": None, "weight_curve": None},
+    "StyleIDCurve": {"start": 1.0, "end": 0.5, "shape": "cosine"},
     "StyleIDSampler": {"model": None, "content": None, "style": None, "positive": None, "steps": 50, "gamma": 0.75, "temperature": 1.5,
                        "color_strength": 1.0, "blocks": "auto", "schedule": "official", "options": None},
     "StyleIDOptions": {"negative": None, "cfg": 1.0, "cfg_max_sigma": 5.42, "inversion_positive": None, "denoise": 1.0,
@@ -23,6 +25,7 @@ INPUTS = {
 OUTPUTS = {
     "CaptureSelfAttention": ["MODEL"], "DDIMInvert": ["LATENT", "STYLEID_FEATURES", "SIGMAS"], "LatentAdaIN": ["LATENT"],
     "InjectStyleKV": ["MODEL"], "StyleIDSampler": ["LATENT"], "StyleIDOptions": ["STYLEID_OPTIONS"],
+    "StyleIDCurve": ["CURVE"],
     "SaveStyleIDFeatures": [], "LoadStyleIDFeatures": ["LATENT", "STYLEID_FEATURES", "SIGMAS"],
     "StyleIDScores": ["FLOAT", "FLOAT", "FLOAT", "STRING"],
 }

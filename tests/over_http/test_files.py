@@ -10,11 +10,6 @@ from tools.workflow import find
 STEPS = 50
 
 
-def steps(tried) -> int:
-    """Model calls of a run, as its progress bars told them."""
-    return sum({node: maximum for node, _, maximum in tried.progress if maximum > 1}.values())
-
-
 def five_nodes(prompt) -> tuple[dict, list[str]]:
     """The graph of five nodes and the ids of its inversions: content, style."""
     graph = prompt("styleid_nodes")
@@ -36,7 +31,7 @@ def files(server, prompt, run, saved):
             graph[f"save {id}"] = {"class_type": "SaveStyleIDFeatures", "inputs": {
                 "noise": [id, 0], "features": [id, 1], "sigmas": [id, 2], "filename_prefix": f"node {id}"}}
         tried = run(graph)
-        assert tried.status == "success" and steps(tried) == 3 * STEPS - 1
+        assert tried.status == "success" and tried.steps == 3 * STEPS - 1
         saved["files"] = [tried.outputs[f"save {id}"]["text"][0] for id in ids]
     asyncio.run(free(server.url))
     return saved["files"]
@@ -50,7 +45,7 @@ def test_what_is_in_a_file_is_not_inverted_again(prompt, run, files, read, calls
     for k in read:
         graph[ids[k]] = {"class_type": "LoadStyleIDFeatures", "inputs": {"file": files[k]}}
     tried = run(graph)
-    assert tried.status == "success" and steps(tried) == calls
+    assert tried.status == "success" and tried.steps == calls
 
 
 def test_one_style_for_many_contents_stays_inverted(server, prompt, run, files):
@@ -60,7 +55,7 @@ def test_one_style_for_many_contents_stays_inverted(server, prompt, run, files):
     for image in (content["image"], style["image"]):
         content["image"] = image
         tried = run(graph)
-        assert tried.status == "success" and steps(tried) == 2 * STEPS - 1
+        assert tried.status == "success" and tried.steps == 2 * STEPS - 1
 
 
 def test_a_file_that_is_gone_is_told_before_anything_runs(prompt, run, files):

@@ -14,12 +14,12 @@ from styleid_core.style_file import Inverted, load, save
 
 STEPS, ROUNDS = 50, 3
 SHAPES = [(1024, 640)] * 3 + [(4096, 320)] * 3  # (tokens, channels) of blocks 6-11
-CPU, CPU_FLOAT = torch.device("cpu"), torch.empty(0)
+CPU_FLOAT = torch.empty(0)
 
 
 def inverted(storage: str) -> Inverted:
     latent = torch.randn(1, 4, 64, 64)
-    steps = [[store(torch.randn(1, *shape).half(), storage, CPU) for shape in SHAPES] for _ in range(STEPS)]
+    steps = [[store(torch.randn(1, *shape).half(), storage, torch.clone) for shape in SHAPES] for _ in range(STEPS)]
     sigmas = torch.linspace(0.03, 14, STEPS)
     blocks = [Block("output", number, 0) for number in range(6, 12)]
     return Inverted(latent, Features(sigmas.tolist(), blocks, Kept(steps), latent), sigmas.flip(0))

@@ -25,9 +25,9 @@ import comfy.samplers
 import comfy.supported_models
 import comfyui_version
 
-from styleid_core.storage import STORAGES
+from styleid_core.storage import STORAGES, size
 
-from ..demo.transfer import sample_custom, size
+from ..demo.transfer import sample_custom
 from ..host import ROOT, say
 from ..miniature.unet import UNET, new_unet
 from ..pack import load_pack, stylize
@@ -120,7 +120,9 @@ class Run:
         return size(content.source.steps)
 
     def one_node(self, steps: int, device: str):
-        stylize(self.pack, model=self.model, content=self.content, style=self.style, positive=self.positive, steps=steps, schedule="ddim",
+        # Copies, as the node remembers the inversions of the latents themselves.
+        content, style = ({"samples": latent["samples"].clone()} for latent in (self.content, self.style))
+        stylize(self.pack, model=self.model, content=content, style=style, positive=self.positive, steps=steps, schedule="ddim",
                 blocks=self.case.blocks, feature_device=device)
 
     def straightforward(self, steps: int) -> int:

@@ -27,15 +27,6 @@ def sample_custom(model, positive: list, sigmas: torch.Tensor, latent: dict, sam
     return result.result[0]
 
 
-def size(kept) -> int:
-    """Bytes of the tensors in dicts, lists and tuples."""
-    if isinstance(kept, torch.Tensor):
-        return kept.nbytes
-    if isinstance(kept, dict):
-        return sum(map(size, kept.values()))
-    return sum(map(size, kept)) if isinstance(kept, (list, tuple)) else 0
-
-
 class Inverted(NamedTuple):
     """What DDIM Invert gives: LATENT, features, sigmas (steps + 1,)."""
     noise: dict

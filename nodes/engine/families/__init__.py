@@ -5,7 +5,7 @@ matches(model)                       whether a MODEL is of the family
 path(model)                          how the model mixes noise in, see `styleid_core.paths`; ValueError for one that cannot be inverted
 select(model, text)                  the self-attentions that a user's text names, as a list of Block; ValueError for a part that names none
 blocks(model)                        all that can be named
-token_shapes(model, blocks, size)    (tokens, channels) that each of them sees of a latent of `size` (H, W)
+token_shapes(model, blocks, size)    (height, width, channels) of the tokens that each of them sees of a latent of `size` (H, W)
 record(options, blocks, seen)        let a run with these transformer_options put what each of `blocks` is given into the dict `seen`
 refuse_tiles(options, pictures)      let it end with a ValueError where another node has cut the `pictures(block)` of a call into tiles
 inject(options, injection)           let it attend as the `Injection` says

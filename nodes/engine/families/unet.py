@@ -4,15 +4,15 @@ import math
 from collections import Counter
 from collections.abc import Callable
 
+import comfy.ldm.modules.attention as comfy_attention
 import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample
 from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import CONST
 
-from ....styleid_core.attention import mix_query_input
 from ....styleid_core.blocks import Block, listed, parse_blocks, quote
 from ....styleid_core.paths import Diffusion
-from ..company import with_own_values
+from ....styleid_core.plan import KeySet, attend, inputs, is_plain
 
 NAME = "a UNet with self-attention in its decoder (SD 1.x, SD 2.x, SDXL)"
 
@@ -78,14 +78,14 @@ def finest_blocks(model: ModelPatcher, levels: int) -> set[int]:
     return {number for number in attended if left[number] in finest}
 
 
-def token_shapes(model: ModelPatcher, blocks: list[Block], size: tuple[int, int]) -> list[tuple[int, int]]:
+def token_shapes(model: ModelPatcher, blocks: list[Block], size: tuple[int, int]) -> list[tuple[int, int, int]]:
     left = doublings_left(model)
     shapes = []
     for _, number, index in blocks:
         [transformers] = (layer.transformer_blocks for layer in model.model.diffusion_model.output_blocks[number]
                           if is_transformer(layer))
         height, width = (math.ceil(side / 2 ** left[number]) for side in size)
-        shapes.append((height * width, transformers[index].attn1.to_q.in_features))
+        shapes.append((height, width, transformers[index].attn1.to_q.in_features))
     return shapes
 
 
@@ -123,28 +123,51 @@ def refuse_tiles(options: dict, pictures: Callable[[Block], int | None]):
 def inject(options: dict, injection):
     def attn1_patch(n, context, value, extra_options):
         block = block_address(extra_options)
-        if block not in injection.current:
+        if block not in injection.plans:
             return n, context, value
-        n_content, n_style = injection.current[block]
-        if n.shape != n_content.shape or n.shape[-1] != n_style.shape[-1]:
-            raise ValueError(f"The self-attention of output block {block[1]} works on {list(n.shape)} (batch, tokens, channels), "
-                             f"which does not fit content_features {list(n_content.shape)} and style_features {list(n_style.shape)}. "
-                             "Capture them with the model that samples, without nodes that shrink the picture inside the UNet.")
         injection.reached[block] = True
-        context = torch.cat((n, n_style), 1) if block in injection.replaced else n_style
-        return mix_query_input(n, n_content, injection.gamma, injection.tau), context, context
+        plan = injection.plans[block]
+        for part in plan:
+            if part.n_style is not None and (n.shape != part.n_content.shape or n.shape[-1] != part.n_style.shape[-1]):
+                raise ValueError(f"The self-attention of output block {block[1]} works on {list(n.shape)} (batch, tokens, channels), which "
+                                 f"does not fit content_features {list(part.n_content.shape)} and style_features "
+                                 f"{list(part.n_style.shape)}. Capture them with the model that samples, without nodes that shrink the "
+                                 "picture inside the UNet.")
+        if not plan:
+            return n, context, value
+        n, context = inputs(plan, n)
+        return n, context, context
 
     put_around(options, first=(attn1_patch,))
-    refuse_tiles(options, lambda block: len(injection.current[block][0]) if block in injection.current else None)
+    refuse_tiles(options, lambda block: len(injection.plans[block][-1].n_content) if injection.plans.get(block) else None)
 
 
 def call_options(options: dict, injection) -> dict:
-    """The attention that other nodes put in place of an injected one sees the style's keys as `with_own_values` says."""
+    """Attention is ours where a plan has several key sets, and where another node has put its own in place of it, which is then called
+    for each of them.
+    """
     replacements = options.get("patches_replace", {}).get("attn1", {})
-    wrapped = {}
-    for block, (n_content, _) in injection.current.items():
+    ours = {}
+    for block, plan in injection.plans.items():
         key = block if block in replacements else block[:2]
-        if key in replacements:
-            wrapped[block] = with_own_values(replacements[key], n_content.shape[1])
-    injection.replaced = set(wrapped)
-    return options | {"patches_replace": options["patches_replace"] | {"attn1": replacements | wrapped}} if wrapped else options
+        if plan and key in replacements:
+            # It may hand on the picture's own values, and may need the whole picture.
+            own = plan[0] if plan[0].n_style is None else KeySet(rows=torch.empty(0, dtype=torch.long))
+            plan = injection.plans[block] = [own, *(part._replace(rows=None) for part in plan if part.n_style is not None)]
+        if plan and not is_plain(plan):
+            ours[block] = attention_apart(plan, replacements.get(key), options)
+    return options | {"patches_replace": options.get("patches_replace", {}) | {"attn1": replacements | ours}} if ours else options
+
+
+def attention_apart(plan: list[KeySet], replace: Callable | None, options: dict) -> Callable:
+    """An attn1_replace for the projected `inputs` of a plan: each set through ComfyUI's attention, or through what another node gave."""
+    def attn1_replace(q, k, v, extra_options):
+        def attention(q, k, v):
+            if replace is not None:
+                return replace(q, k, v, extra_options)
+            return comfy_attention.optimized_attention(q, k, v, extra_options["n_heads"], attn_precision=extra_options["attn_precision"],
+                                                       transformer_options=options | extra_options)
+
+        return attend(plan, plan[-1].n_content.shape[1], q, k, v, attention)
+
+    return attn1_replace

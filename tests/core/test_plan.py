@@ -1,0 +1,70 @@
+"""Key sets of one attention, against the sum over whole attentions."""
+
+import pytest
+import torch
+
+from styleid_core.plan import KeySet, attend, inputs, parts
+
+TOKENS, CHANNELS = 12, 8
+generator = torch.Generator().manual_seed(0)
+N, N_CONTENT, W_Q, W_K, W_V = (torch.randn(*shape, generator=generator, dtype=torch.float64)
+                               for shape in [(2, TOKENS, CHANNELS)] * 2 + [(CHANNELS, CHANNELS)] * 3)
+STYLES = [torch.randn(2, keys, CHANNELS, generator=generator, dtype=torch.float64) for keys in (7, 20)]
+
+
+def attention(q, k, v):
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+def planned(weights: list[torch.Tensor], attention=attention) -> torch.Tensor:
+    sets = [KeySet(), *(KeySet(n_style=style, n_content=N_CONTENT, gamma=0.3, tau=1.4) for style in STYLES)]
+    plan = [each._replace(share=part[0], rows=part[1]) for each, part in zip(sets, parts(weights)) if part]
+    queries, context = inputs(plan, N)
+    return attend(plan, TOKENS, queries @ W_Q, context @ W_K, context @ W_V, attention)
+
+
+def summed(weights: list[torch.Tensor]) -> torch.Tensor:
+    query = 1.4 * (0.3 * N_CONTENT + 0.7 * N)
+    total = sum(weights)
+    out = (1 - total).clamp(min=0) * attention(N @ W_Q, N @ W_K, N @ W_V)
+    return out + sum(weight / total.clamp(min=1) * attention(query @ W_Q, style @ W_K, style @ W_V)
+                     for weight, style in zip(weights, STYLES))
+
+
+def constant(value: float) -> torch.Tensor:
+    return torch.full((1, TOKENS, 1), value, dtype=torch.float64)
+
+
+HALF = (torch.arange(TOKENS) < 5).double().view(1, -1, 1)
+WEIGHTS = {
+    "some of one": [constant(0.4)], "all of one": [constant(1.0)], "a mix": [constant(0.3), constant(0.5)],
+    "above 1": [constant(0.9), 0.8 * HALF], "two regions": [HALF, 1 - HALF], "one region": [HALF],
+    "a region of each picture": [torch.cat([HALF, 0.5 * (1 - HALF)])],
+}
+
+
+@pytest.mark.parametrize("case", WEIGHTS)
+def test_the_sum_over_styles(case):
+    torch.testing.assert_close(planned(WEIGHTS[case]), summed(WEIGHTS[case]).expand(2, -1, -1))
+
+
+def test_only_tokens_with_a_share_are_asked_for():
+    asked = []
+
+    def counted(q, k, v):
+        asked.append((q.shape[1], k.shape[1]))
+        return attention(q, k, v)
+
+    planned([HALF, 1 - HALF], counted)
+    assert asked == [(5, 7), (TOKENS - 5, 20)]
+
+
+def test_nobody_attends_where_no_style_has_a_weight():
+    assert parts([constant(0.0), constant(0.0)]) == [None, None, None]
+
+
+def test_what_hands_the_values_on_gives_the_pictures_own():
+    """A perturbed attention (PAG), for which the picture's own keys come first."""
+    plan = [KeySet(rows=torch.empty(0, dtype=torch.long)), KeySet(n_style=STYLES[0], n_content=N_CONTENT)]
+    queries, context = inputs(plan, N)
+    assert torch.equal(attend(plan, TOKENS, queries, context, context, lambda q, k, v: v), N)
