@@ -34,6 +34,7 @@ class InjectStyleKV(io.ComfyNode):
                 inputs.inject_into(advanced=True),
                 inputs.start_percent(advanced=True),
                 inputs.end_percent(advanced=True),
+                inputs.auto_temperature(advanced=True),
                 inputs.curve("gamma_curve", "gamma"),
                 inputs.curve("temperature_curve", "the temperature"),
                 inputs.curve("weight_curve", "the weight"),
@@ -43,9 +44,9 @@ class InjectStyleKV(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, content_features, style_features, gamma=0.75, temperature=1.5, weight=1.0, mask=None, style_mask=None,
-                blocks="auto", inject_into="both", start_percent=0.0, end_percent=1.0, gamma_curve=None, temperature_curve=None,
-                weight_curve=None) -> io.NodeOutput:
+                blocks="auto", inject_into="both", start_percent=0.0, end_percent=1.0, auto_temperature=False,
+                gamma_curve=None, temperature_curve=None, weight_curve=None) -> io.NodeOutput:
         return io.NodeOutput(inject_captured(model, blocks, Style(
             content_features, style_features, gamma, temperature, inject_into, start_percent, end_percent, weight, mask, style_mask,
-            curve_of("gamma_curve", gamma_curve), curve_of("temperature_curve", temperature_curve),
+            auto_temperature, curve_of("gamma_curve", gamma_curve), curve_of("temperature_curve", temperature_curve),
             curve_of("weight_curve", weight_curve))))

@@ -41,6 +41,12 @@ def temperature() -> io.Input:
                           tooltip="Sharpness of the attention to the style: 1 is off (blurry), higher is sharper.")
 
 
+def auto_temperature(**options) -> io.Input:
+    return io.Boolean.Input("auto_temperature", default=False, optional=True, **options,
+                            tooltip="Finds the temperature by itself, for each block, head and step, in place of the number: the attention "
+                                    "to the style becomes as sharp as that to the picture itself.")
+
+
 def color_strength() -> io.Input:
     return io.Float.Input("color_strength", default=1.0, min=0.0, max=1.0, step=0.01,
                           tooltip="Latent AdaIN: 0 keeps the content's colors, 1 (the paper) takes all of the style's.")

@@ -32,12 +32,14 @@ class StyleIDOptions(io.ComfyNode):
                 inputs.end_percent(),
                 inputs.feature_dtype(),
                 inputs.feature_device(),
+                inputs.auto_temperature(),
             ],
             outputs=[inputs.OptionsType.Output(display_name="options", tooltip="For StyleID Sampler.")],
         )
 
     @classmethod
     def execute(cls, negative=None, cfg=1.0, cfg_max_sigma=CFG_MAX_SIGMA, inversion_positive=None, denoise=1.0, inject_into="both",
-                start_percent=0.0, end_percent=1.0, feature_dtype="auto", feature_device="auto") -> io.NodeOutput:
+                start_percent=0.0, end_percent=1.0, feature_dtype="auto", feature_device="auto",
+                auto_temperature=False) -> io.NodeOutput:
         return io.NodeOutput(check_options(Options(negative, cfg, cfg_max_sigma, inversion_positive, denoise, inject_into, start_percent,
-                                                   end_percent, feature_dtype, feature_device)))
+                                                   end_percent, feature_dtype, feature_device, auto_temperature)))

@@ -16,6 +16,8 @@ from torch import Tensor
 from .attention import mix_query_input
 
 LEAST_SHARE = 1e-6  # of a token's output; less is what rounding leaves
+AUTO_RANGE = (1.0, 3.0)  # of a temperature that finds itself
+QUERIES, KEYS = 64, 256  # it is measured on about so many
 
 
 class KeySet(NamedTuple):
@@ -25,6 +27,7 @@ class KeySet(NamedTuple):
     rows       indices of the tokens that have one; None: all tokens
     n_style    (batch, keys, channels) that gives keys and values; None: the picture's own
     n_content  (batch, tokens, channels) that is mixed into the queries, as gamma and tau say; None: they stay as they are
+    auto       whether tau is multiplied by `temperatures`
     """
     share: Tensor | None = None
     rows: Tensor | None = None
@@ -32,6 +35,7 @@ class KeySet(NamedTuple):
     n_content: Tensor | None = None
     gamma: float | Tensor = 0.0
     tau: float | Tensor = 1.0
+    auto: bool = False
 
 
 def parts(weights: list[Tensor]) -> list[tuple[Tensor | None, Tensor | None] | None]:
@@ -54,7 +58,7 @@ def parts(weights: list[Tensor]) -> list[tuple[Tensor | None, Tensor | None] | N
 
 def is_plain(plan: list[KeySet]) -> bool:
     """Whether all of every token goes to one set, so that its attention is the model's own with other inputs."""
-    return len(plan) == 1 and plan[0].share is None
+    return len(plan) == 1 and plan[0].share is None and not plan[0].auto
 
 
 def some(tokens: Tensor, rows: Tensor | None) -> Tensor:
@@ -66,10 +70,28 @@ def inputs(plan: list[KeySet], n: Tensor) -> tuple[Tensor, Tensor]:
     queries = [some(n, part.rows) if part.n_content is None else
                mix_query_input(some(n, part.rows), some(part.n_content, part.rows), part.gamma, part.tau) for part in plan]
     keys = [n if part.n_style is None else part.n_style for part in plan]
-    return (queries[0], keys[0]) if len(plan) == 1 else (torch.cat(queries, 1), torch.cat(keys, 1))
+    if any(part.auto for part in plan):
+        keys.append(spread(n, KEYS))  # what the picture's own would be
+    return tuple(parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in (queries, keys))
 
 
-def attend(plan: list[KeySet], tokens: int, q: Tensor, k: Tensor, v: Tensor,
+def spread(tokens: Tensor, count: int) -> Tensor:
+    """About so many of the tokens (batch, tokens, channels), from all over the picture."""
+    return tokens[:, ::max(tokens.shape[1] // count, 1)]
+
+
+def temperatures(q: Tensor, k_own: Tensor, k_style: Tensor, heads: int) -> Tensor:
+    """(batch, 1, channels): for each head the factor on q that gives its logits over the style's keys the deviation that they would have
+    over the picture's own, measured on some of both, and within AUTO_RANGE. Of the paper's fixed 1.5 it is the reason that the paper gives.
+    """
+    q, *keys = (spread(x, count).unflatten(-1, (heads, -1)).transpose(1, 2).float() for x, count in (
+        (q, QUERIES), (k_own, KEYS), (k_style, KEYS)))
+    own, style = ((q @ k.mT).var(-1).mean(-1) for k in keys)
+    factor = (own / style.clamp_min(1e-12)).sqrt().clamp(*AUTO_RANGE)
+    return factor.repeat_interleave(q.shape[-1], 1)[:, None]
+
+
+def attend(plan: list[KeySet], tokens: int, heads: int, q: Tensor, k: Tensor, v: Tensor,
            attention: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
     """out (batch, tokens, channels) of the projected `inputs`; `attention(q, k, v)` is called for each set.
 
@@ -78,10 +100,14 @@ def attend(plan: list[KeySet], tokens: int, q: Tensor, k: Tensor, v: Tensor,
     """
     queries = q.split([tokens if part.rows is None else len(part.rows) for part in plan], 1)
     counts = [tokens if part.n_style is None else part.n_style.shape[1] for part in plan]
+    counts.append(k.shape[1] - sum(counts))
+    *keys, k_own = k.split(counts, 1)
     out, own = None, v[:, :tokens]
-    for part, query, key, value in zip(plan, queries, k.split(counts, 1), v.split(counts, 1)):
+    for part, query, key, value in zip(plan, queries, keys, v.split(counts, 1)):
         if not query.shape[1]:
             continue
+        if part.auto:
+            query = query * temperatures(query, k_own, key, heads).to(query)
         attended = attention(query, key, value)
         attended = some(own, part.rows) if attended is value else attended
         if part.share is not None:

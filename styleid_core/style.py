@@ -21,6 +21,7 @@ class Style(NamedTuple):
     weight       of its attention, as in `plan`
     mask         (1 or the content's batch, H, W) in 0..1, what the weight is multiplied by over the picture; None: 1
     style_mask   (1, H, W) in 0..1: which of the style's tokens give keys and values, as `masks.kept_tokens`; None: all
+    auto_tau     whether `plan.temperatures` stand in place of tau, for each block, head and step
     *_curve      what gamma, tau and weight are multiplied by over the sampling; None: 1
     """
     content: Features
@@ -33,6 +34,7 @@ class Style(NamedTuple):
     weight: float = 1.0
     mask: Tensor | None = None
     style_mask: Tensor | None = None
+    auto_tau: bool = False
     gamma_curve: Curve | None = None
     tau_curve: Curve | None = None
     weight_curve: Curve | None = None
@@ -41,5 +43,5 @@ class Style(NamedTuple):
         """(gamma, tau, weight) at one sigma of the sampling; gamma stays below 1, and none below 0."""
         x = place(self.content.sigmas, sigma)
         gamma, tau, weight = (max(value if curve is None else value * curve(x), 0.0) for value, curve in (
-            (self.gamma, self.gamma_curve), (self.tau, self.tau_curve), (self.weight, self.weight_curve)))
+            (self.gamma, self.gamma_curve), (1.0 if self.auto_tau else self.tau, self.tau_curve), (self.weight, self.weight_curve)))
         return min(gamma, 1.0), tau, weight

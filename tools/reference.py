@@ -52,7 +52,7 @@ def formula_attention(model, *styles: Stylized):
         attn1 = spatial.transformer_blocks[transformer].attn1
 
         def replace(q, k, v, extra_options, index=index, attn1=attn1):
-            weights = [each.weight * over_tokens(each.mask, each.content.latent, q.shape[1]) for each in styles]
+            weights = [each.weight * over_tokens(each.mask, each.content.latent, q.shape[1]).to(q) for each in styles]
             total = sum(weights)
             out = (1 - total).clamp(min=0) * attention(q, k, v, attn1.heads)
             for each, weight in zip(styles, weights):

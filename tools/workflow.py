@@ -1,6 +1,7 @@
 """From a workflow as the frontend saves it to the prompt that ComfyUI's API takes. Standard library only."""
 
 import json
+from itertools import chain, repeat
 from pathlib import Path
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -33,9 +34,12 @@ def find(prompt: dict, class_type: str) -> list[dict]:
     return [node["inputs"] for node in prompt.values() if node["class_type"] == class_type]
 
 
-def use_pictures(prompt: dict, names: tuple[str, str], megapixels: float | None = None) -> dict:
-    """The same prompt, changed in place: content and style by their names in ComfyUI's input folder, scaled to so many megapixels."""
-    for inputs, name in zip(find(prompt, "LoadImage"), names):
+def use_pictures(prompt: dict, names: tuple[str, ...], megapixels: float | None = None) -> dict:
+    """The same prompt, changed in place: content and styles by their names in ComfyUI's input folder, scaled to so many megapixels.
+
+    What is loaded beyond the names gets the last.
+    """
+    for inputs, name in zip(find(prompt, "LoadImage"), chain(names, repeat(names[-1]))):
         inputs["image"] = name
     if megapixels is not None:
         for inputs in find(prompt, "ImageScaleToTotalPixels"):

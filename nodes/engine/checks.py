@@ -74,10 +74,10 @@ def mask(name: str, mask: torch.Tensor) -> torch.Tensor:
     return mask.clamp(0, 1)
 
 
-def measured(name: str, weights: torch.Tensor):
+def measured(weights: torch.Tensor):
     """ValueError for weights (B, 1, h, w) over a latent of which less than two values are left."""
     if ((weights > 0).sum((1, 2, 3)) < 2).any():
-        raise ValueError(f"The {name} leaves less than two of the latent's values to measure colors on. Paint a larger part.")
+        raise ValueError("The style_mask leaves less than two of the latent's values to measure colors on. Paint a larger part.")
 
 
 def style_mask(mask: torch.Tensor, shapes: list[tuple[int, int, int]]):

@@ -117,7 +117,8 @@ class Injection:
             if self.call is not call:  # a graph takes numbers for constants, and tensors for inputs
                 gamma, tau = torch.tensor(gamma).to(x), torch.tensor(tau, device=x.device)
             n_content, n_style = (restored[id(features.source)][block] for features in (style.content, style.features))
-            sets.append(KeySet(n_style=some(n_style, self.regions.kept(style, block, x)), n_content=n_content, gamma=gamma, tau=tau))
+            sets.append(KeySet(n_style=some(n_style, self.regions.kept(style, block, x)), n_content=n_content, gamma=gamma, tau=tau,
+                               auto=style.auto_tau))
             weights.append((style, weight))
         parts = self.regions.parts(weights, block, x) if sets else []
         return [each._replace(share=part[0] if part[0] is None else for_batch(part[0]), rows=part[1])

@@ -44,6 +44,7 @@ class Options(NamedTuple):
     denoise              see `make_schedule`
     inject_into, start_percent, end_percent    as in `Style`
     feature_dtype, feature_device              as in `CaptureRequest`
+    auto_temperature   `Style.auto_tau`
     """
     negative: list | None = None
     cfg: float = 1.0
@@ -55,6 +56,7 @@ class Options(NamedTuple):
     end_percent: float = 1.0
     feature_dtype: str = "auto"
     feature_device: str = "auto"
+    auto_temperature: bool = False
 
     def __repr__(self) -> str:
         """Short: with every error ComfyUI keeps the text of a node's inputs in its history, and prompts are tensors."""
@@ -77,6 +79,8 @@ def recolor(content: dict, style: dict, strength: float, mask: torch.Tensor | No
     checks.same_channels(z_content, z_style)
     weights = [None if given is None else latent_mask(name, given, z) for name, given, z in (
         ("mask", mask, z_content), ("style_mask", style_mask, z_style))]
+    if style_mask is not None:
+        checks.measured(weights[1])
     return content | {"samples": adain(z_content, z_style, strength, *weights)}
 
 
@@ -84,9 +88,7 @@ def latent_mask(name: str, mask: torch.Tensor, samples: torch.Tensor) -> torch.T
     """A MASK over the picture on the grid of its latent: (B or 1, 1, h, w)."""
     mask = checks.mask(name, mask)
     checks.mask_batch(name, len(mask), len(samples))
-    weights = on_grid(mask, tuple(samples.shape[-2:]))[:, None].to(samples)
-    checks.measured(name, weights)
-    return weights
+    return on_grid(mask, tuple(samples.shape[-2:]))[:, None].to(samples)
 
 
 def inject_captured(model: ModelPatcher, blocks: str, style: Style) -> ModelPatcher:
@@ -155,7 +157,8 @@ def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, ste
     (noise, features), (style_noise, style_features) = (known or next(made) for known in inverted)
     start = adain(noise, style_noise, color_strength)
     sampled = model if recording is model else inject_style(model, Style(
-        features, style_features, gamma, temperature, options.inject_into, options.start_percent, options.end_percent))
+        features, style_features, gamma, temperature, options.inject_into, options.start_percent, options.end_percent,
+        auto_tau=options.auto_temperature))
     x = run_sampler(sampled, positive, start, KSAMPLER(sample_ddim), plan.sampling, on_sampling, options.negative, options.cfg, cfg_limit)
     result = carried(model, x, plan.sampling[-1], torch.zeros(()))
     if "noise_mask" in content:

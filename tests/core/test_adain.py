@@ -56,3 +56,12 @@ def test_two_regions_take_their_own_colors():
     for half, style in ((result[..., :4], one), (result[..., 4:], other)):
         torch.testing.assert_close(half.mean((2, 3)), style.mean((2, 3)))
         torch.testing.assert_close(half.std((2, 3)), style.std((2, 3)))
+
+
+def test_a_mask_that_leaves_nothing_changes_nothing():
+    content, style = torch.randn(2, 4, 8, 8), torch.randn(1, 4, 8, 8)
+    mask = torch.zeros(2, 1, 8, 8)
+    mask[1] = 1
+    result = adain(content, style, mask=mask)
+    assert torch.equal(result[0], content[0])
+    torch.testing.assert_close(result[1:], adain(content[1:], style))

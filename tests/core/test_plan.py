@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from styleid_core.plan import KeySet, attend, inputs, parts
+from styleid_core.plan import AUTO_RANGE, KeySet, attend, inputs, parts, temperatures
 
 TOKENS, CHANNELS = 12, 8
 generator = torch.Generator().manual_seed(0)
@@ -20,7 +20,7 @@ def planned(weights: list[torch.Tensor], attention=attention) -> torch.Tensor:
     sets = [KeySet(), *(KeySet(n_style=style, n_content=N_CONTENT, gamma=0.3, tau=1.4) for style in STYLES)]
     plan = [each._replace(share=part[0], rows=part[1]) for each, part in zip(sets, parts(weights)) if part]
     queries, context = inputs(plan, N)
-    return attend(plan, TOKENS, queries @ W_Q, context @ W_K, context @ W_V, attention)
+    return attend(plan, TOKENS, 1, queries @ W_Q, context @ W_K, context @ W_V, attention)
 
 
 def summed(weights: list[torch.Tensor]) -> torch.Tensor:
@@ -67,4 +67,25 @@ def test_what_hands_the_values_on_gives_the_pictures_own():
     """A perturbed attention (PAG), for which the picture's own keys come first."""
     plan = [KeySet(rows=torch.empty(0, dtype=torch.long)), KeySet(n_style=STYLES[0], n_content=N_CONTENT)]
     queries, context = inputs(plan, N)
-    assert torch.equal(attend(plan, TOKENS, queries, context, context, lambda q, k, v: v), N)
+    assert torch.equal(attend(plan, TOKENS, 1, queries, context, context, lambda q, k, v: v), N)
+
+
+def test_the_temperature_that_finds_itself_levels_the_deviation_of_logits():
+    """Of each head and picture, within its range."""
+    heads = 4
+    q, own, style = (torch.randn(2, tokens, heads * 8, generator=generator, dtype=torch.float64) for tokens in (40, 60, 30))
+    style *= torch.tensor([0.5, 0.9, 0.1, 2.0], dtype=torch.float64).repeat_interleave(8)
+    found = temperatures(q, own, style, heads)[:, 0].view(2, heads, 8)
+    by_head = [x.unflatten(-1, (heads, 8)).transpose(1, 2) for x in (q, own, style)]
+    wanted = ((by_head[0] @ by_head[1].mT).var(-1).mean(-1) / (by_head[0] @ by_head[2].mT).var(-1).mean(-1)).sqrt()
+    torch.testing.assert_close(found, wanted.clamp(*AUTO_RANGE)[..., None].expand_as(found).float())
+    assert 1.5 < wanted[0, 0] < 2.5 and wanted[0, 2] > 3 and wanted[0, 3] < 1, "all three cases"
+
+
+def test_the_temperature_is_on_the_queries():
+    plan = [KeySet(n_style=0.4 * STYLES[1], n_content=N_CONTENT, gamma=0.3, tau=1.1, auto=True)]
+    queries, context = inputs(plan, N)
+    q, k, v = queries @ W_Q, context @ W_K, context @ W_V
+    factor = temperatures(q, N @ W_K, k[:, :20], 1).double()
+    torch.testing.assert_close(attend(plan, TOKENS, 1, q, k, v, attention), attention(factor * q, k[:, :20], v[:, :20]))
+    assert (factor > 1.2).all()

@@ -62,9 +62,10 @@ def test_ksampler_advanced_gives_the_same(transfer, five_nodes, case, schedule, 
 def record_while_sampling(pack_module, model, positive, latent, sigmas):
     """(result, Features) of a plain sampling run, by the recorder that inversion uses."""
     recording = pack_module("nodes.engine.recording")
-    m, recorder = recording.record(recording.request_capture(model, "3-11"), latent["samples"], latent["samples"].device)
+    m, recorder = recording.record(recording.request_capture(model, "3-11"), [latent["samples"]], latent["samples"].device)
     result = sample_custom(m, positive, sigmas, latent)
-    return result, recorder.features(len(sigmas) - 1)
+    [features] = recorder.features(len(sigmas) - 1)
+    return result, features
 
 
 def test_own_features_with_gamma_0_and_tau_1_change_nothing(pack, pack_module, model, case, inverted):
@@ -108,11 +109,13 @@ def test_a_second_run_gives_the_same(transfer):
     assert torch.equal(transfer(), transfer())
 
 
-def test_applying_the_node_again_replaces_the_first(five_nodes, case):
-    m, start, sigmas = five_nodes("ddim", gamma=0.2)
-    twice, _, _ = five_nodes("ddim", model=m)
-    once, _, _ = five_nodes("ddim")
-    assert torch.equal(*(sample_custom(patched, case.positive, sigmas, start)["samples"] for patched in (twice, once)))
+def test_applying_the_node_again_adds_a_style(five_nodes, case):
+    """The same style again is that style, and with another gamma it is neither of both."""
+    once, start, sigmas = five_nodes("ddim")
+    twice, _, _ = five_nodes("ddim", model=once)
+    other, _, _ = five_nodes("ddim", model=five_nodes("ddim", gamma=0.2)[0])
+    one, same, mixed = (sample_custom(patched, case.positive, sigmas, start)["samples"] for patched in (once, twice, other))
+    assert relative_error(same, one) < 1e-5 and relative_error(mixed, one) > 1e-3
 
 
 def test_an_injected_model_is_inverted_like_a_plain_one(pack, five_nodes, case, inverted):

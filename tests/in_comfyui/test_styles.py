@@ -230,3 +230,34 @@ def test_masks_that_are_refused(pack, model, inverted, settings, message):
 def test_masks_for_another_number_of_pictures_are_refused(sample):
     with pytest.raises(ValueError, match="The mask holds 3 masks and the latent holds 1 pictures"):
         sample(TWO[0] | dict(mask=torch.rand(3, 16, 16)))
+
+
+def test_the_temperature_that_finds_itself(pack, model, inverted):
+    """It is near the fixed one that levels the deviations: 2 for half of the keys that the content has at the first step."""
+    (noise, content, sigmas), *_ = inverted
+    half = content._replace(source=content.source._replace(steps=[[0.5 * n for n in step] for step in content.source.steps]))
+    sampled = []
+    for settings in (dict(auto_temperature=True), dict(temperature=2.0), dict(temperature=1.8), dict(temperature=2.2)):
+        [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=half, gamma=1.0, blocks="6", **settings)
+        sampled.append(sample_custom(m, prompt(), sigmas[:2], noise)["samples"])
+    found, *fixed = sampled
+    assert min(range(3), key=lambda i: relative_error(found, fixed[i])) == 0
+
+
+@pytest.mark.parametrize("settings", [dict(weight=0.5), dict(mask=LEFT, style_mask=TOP)])
+def test_it_finds_itself_in_every_part(pack, model, inverted, settings):
+    (noise, content, sigmas), (_, style, _), _ = inverted
+    results = []
+    for auto in (True, False):
+        [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, temperature=1.0, auto_temperature=auto,
+                                 **settings)
+        results.append(sample_custom(m, prompt(), sigmas, noise)["samples"])
+    assert torch.isfinite(results[0]).all() and relative_error(*results) > 1e-4
+
+
+def test_the_whole_node_finds_it_too(pack, model):
+    content, style = latents(SIZE, OTHER)
+    [options] = pack.StyleIDOptions(auto_temperature=True)
+    inputs = dict(model=model, content=content, style=style, positive=prompt(), steps=3, schedule="ddim", blocks="auto")
+    [found], [paper] = (pack.StyleIDSampler(**inputs, options=each) for each in (options, None))
+    assert relative_error(found["samples"], paper["samples"]) > 1e-4

@@ -18,6 +18,7 @@ LANGUAGES = ["en", "zh"]
 REQUIRED = {"en": "required", "zh": "必需"}
 OPTIONAL = {"en": "optional", "zh": "可选"}
 EMPTY = {"en": "empty", "zh": "空"}
+OFF = {"en": "off", "zh": "关"}
 DEFAULT_AND_RANGE = {"en": "{:g} ({:g} to {:g})", "zh": "{:g}（{:g} 到 {:g}）"}
 SECTIONS = ["introduction", "inputs", "outputs", "use", "errors", "source"]  # of every page
 
@@ -59,6 +60,8 @@ def label(id: str, translation: dict, language: str) -> str:
 def default(options: dict, language: str) -> str:
     if "min" in options:
         return DEFAULT_AND_RANGE[language].format(options["default"], options["min"], options["max"])
+    if options.get("default") is False:
+        return OFF[language]
     if "default" in options:
         return f"`{options['default']}`" if options["default"] else EMPTY[language]
     return (REQUIRED if options["is_required"] else OPTIONAL)[language]

@@ -19,10 +19,13 @@ from ..client import object_info, run_prompt, saved_file
 from ..host import ROOT, running_host, say
 from ..server import Server, serve
 from ..workflow import find, load_prompt, use_demo_model, use_pictures
+from .draw_style import STYLES
+from .draw_style import draw as draw_style
 
 EXAMPLES = ROOT / "example_workflows"
 MEGAPIXELS = 0.1
 PICTURES = ("content.jpg", "style.jpg")
+SECOND_STYLE = "embers"
 WIDTH = 1600
 STRENGTHS = {"LoraLoaderModelOnly": "strength_model", "ControlNetApplyAdvanced": "strength"}
 MARGINS = dict(left=80, top=90, right=20, bottom=120)  # where the page has its own buttons
@@ -53,7 +56,7 @@ def data_url(data: bytes) -> str:
 async def result_of(server: Server, example: Path) -> bytes:
     """The PNG that the built-in model draws of an example."""
     prompt = use_demo_model(load_prompt(example, await object_info(server.url)))
-    use_pictures(prompt, PICTURES, MEGAPIXELS)
+    use_pictures(prompt, (*PICTURES, f"{SECOND_STYLE}.jpg"), MEGAPIXELS)
     for kind, strength in STRENGTHS.items():
         for inputs in find(prompt, kind):
             inputs[strength] = 0.0
@@ -64,7 +67,7 @@ def opened(example: Path) -> dict:
     """The workflow, with the demo's pictures."""
     workflow = json.loads(example.read_text(encoding="utf-8"))
     loaders = (node for node in workflow["nodes"] if node["type"] == "LoadImage")
-    for node, name in zip(loaders, PICTURES):
+    for node, name in zip(loaders, (*PICTURES, f"{SECOND_STYLE}.jpg")):
         node["widgets_values"][0] = name
     return workflow
 
@@ -94,6 +97,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder, serve(running_host(), Path(folder)) as server:
         for name in PICTURES:
             shutil.copyfile(ROOT / "tools" / "demo" / "images" / name, Path(folder) / "input" / name)
+        draw_style(STYLES[SECOND_STYLE]).save(Path(folder) / "input" / f"{SECOND_STYLE}.jpg", quality=90)
         loras = Path(folder) / "models" / "loras"
         loras.mkdir(parents=True, exist_ok=True)
         save_file({}, loras / "style_lora.safetensors")

@@ -168,6 +168,6 @@ def attention_apart(plan: list[KeySet], replace: Callable | None, options: dict)
             return comfy_attention.optimized_attention(q, k, v, extra_options["n_heads"], attn_precision=extra_options["attn_precision"],
                                                        transformer_options=options | extra_options)
 
-        return attend(plan, plan[-1].n_content.shape[1], q, k, v, attention)
+        return attend(plan, plan[-1].n_content.shape[1], extra_options["n_heads"], q, k, v, attention)
 
     return attn1_replace
