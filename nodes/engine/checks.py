@@ -240,6 +240,13 @@ def whole_picture(size: tuple[int, int], captured: tuple[int, int]):
                          "fit. Use conditioning without an area and a sampler without tiles.")
 
 
+def grid(tokens: int, grid: tuple[int, int]):
+    """`grid` (height, width) is that of the model's own tokens for a latent of that size."""
+    if tokens != grid[0] * grid[1]:
+        raise ValueError(f"The features were captured on {tokens} tokens, and this model has {grid[0]} x {grid[1]} for that picture. "
+                         "Capture them with the model that samples, without nodes that shrink the picture inside the UNet.")
+
+
 def whole_batch(latents: int, calls: int, each: int):
     if latents != calls * each:
         raise ValueError(f"The model is called with {latents} latents, and {calls} x {each} are sampled: another node samples tiles, "

@@ -46,7 +46,8 @@ class Injection:
         self.model, self.family, self.styles = model, family_of(model), styles
         self.batch, self.sides = batch, sides  # of the latent, and of the prompts as `sides_of`
         self.ranges = [sigma_range(model, style.start, style.end) for style in styles]
-        self.blocks = list(dict.fromkeys(block for style in styles for block in style.content.blocks))
+        captured = {block for style in styles for block in style.content.blocks}
+        self.blocks = [block for block in self.family.blocks(model) if block in captured]
         # Styles that are injected into one content share its features.
         self.readers = {id(features.source): READERS[type(features.source)](features, model)
                         for style in styles for features in (style.content, style.features)}
@@ -92,7 +93,8 @@ class Injection:
         """The plans for a call on x (batch, C, H, W) with these styles."""
         checks.whole_picture(tuple(x.shape[-2:]), styles[0].content.size)
         frames = frames_of(transformer_options, self.batch)
-        if max(features.batch for style in styles for features in (style.content, style.features)) > 1:
+        pictures = [len(each) for style in styles for each in (style.content.latent, style.features.latent, style.mask) if each is not None]
+        if max(pictures) > 1:
             checks.whole_batch(len(x), len(transformer_options["cond_or_uncond"]), self.batch if frames is None else len(frames))
         if sigma != self.sigma:
             self.sigma, self.features = sigma, {}  # frees one step before the next takes memory
@@ -117,6 +119,7 @@ class Injection:
             if self.call is not call:  # a graph takes numbers for constants, and tensors for inputs
                 gamma, tau = torch.tensor(gamma).to(x), torch.tensor(tau, device=x.device)
             n_content, n_style = (restored[id(features.source)][block] for features in (style.content, style.features))
+            self.regions.check(style, block, n_content, n_style)
             sets.append(KeySet(n_style=some(n_style, self.regions.kept(style, block, x)), n_content=n_content, gamma=gamma, tau=tau,
                                auto=style.auto_tau))
             weights.append((style, weight))

@@ -10,6 +10,7 @@ from ...styleid_core.masks import kept_tokens, on_grid
 from ...styleid_core.plan import parts
 from ...styleid_core.storage import map_tensors
 from ...styleid_core.style import Style
+from . import checks
 
 
 class Regions:
@@ -25,6 +26,11 @@ class Regions:
             shapes = self.family.token_shapes(self.model, self.blocks, size)
             self.known[size] = {block: (height, width) for block, (height, width, _) in zip(self.blocks, shapes)}
         return self.known[size][block]
+
+    def check(self, style: Style, block: Block, n_content: torch.Tensor, n_style: torch.Tensor):
+        """ValueError for features of another number of tokens than the masks are worked out for."""
+        for features, n in ((style.content, n_content), (style.features, n_style)):
+            checks.grid(n.shape[1], self.grid(block, features.size))
 
     def kept(self, style: Style, block: Block, x: torch.Tensor) -> torch.Tensor | None:
         """Indices of the style's tokens that give keys, on x's device; None: all."""

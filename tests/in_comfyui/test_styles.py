@@ -261,3 +261,24 @@ def test_the_whole_node_finds_it_too(pack, model):
     inputs = dict(model=model, content=content, style=style, positive=prompt(), steps=3, schedule="ddim", blocks="auto")
     [found], [paper] = (pack.StyleIDSampler(**inputs, options=each) for each in (options, None))
     assert relative_error(found["samples"], paper["samples"]) > 1e-4
+
+
+def test_blocks_that_the_model_lacks_are_left_out(pack, model, inverted):
+    """Features of another layout, of which this model has some blocks."""
+    (noise, content, sigmas), (_, style, _), _ = inverted
+    added = [each._replace(blocks=[*each.blocks, each.blocks[0]._replace(number=12)],
+                           source=each.source._replace(steps=[[*step, step[0]] for step in each.source.steps]))
+             for each in (content, style)]
+    results = []
+    for pair in ((content, style), added):
+        m = stylized(pack, model, [Stylized(*pair, **TWO[0], mask=LEFT)])
+        results.append(sample_custom(m, prompt(), sigmas, noise)["samples"])
+    assert torch.equal(*results)
+
+
+def test_features_on_another_grid_are_refused(pack, model, inverted):
+    """As another node leaves them that shrinks the picture in both inversion and sampling."""
+    (noise, content, sigmas), (_, style, _), _ = inverted
+    shrunk = content._replace(source=content.source._replace(steps=[[n[:, ::4] for n in step] for step in content.source.steps]))
+    with pytest.raises(ValueError, match="captured on 24 tokens, and this model has 8 x 12 .* nodes that shrink the picture"):
+        sample_custom(stylized(pack, model, [Stylized(shrunk, style, **TWO[0])]), prompt(), sigmas, noise)

@@ -26,6 +26,7 @@ def saved():
 def files(server, prompt, run, saved):
     """Names of the content's and the style's file, which the first test saves."""
     if not saved:
+        asyncio.run(free(server.url))
         graph, ids = five_nodes(prompt)
         for id in ids:
             graph[f"save {id}"] = {"class_type": "SaveStyleIDFeatures", "inputs": {
