@@ -8,16 +8,18 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from itertools import groupby
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tools.client import fetch
+from tools.client import fetch, free
 from tools.host import running_host
 from tools.protocol import servers
 from tools.protocol.__main__ import main
+from tools.protocol.method import Method, Results, Setting, all_pairs
 from tools.server import serve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,6 +100,18 @@ def test_inversions_are_shared_and_a_broken_picture_is_left_out(server, protocol
     inverted = [id for _, cached, _ in runs for id in ("content", "style") if id not in cached]
     assert inverted.count("style") <= 2, "a style was inverted again"
     assert inverted.count("content") <= 4, "a content was inverted again for another gamma"
+
+
+@pytest.mark.parametrize(("contents", "styles"), [(3, 2), (2, 3)])
+def test_with_files_each_picture_is_inverted_once(server, history, tmp_path, contents, styles):
+    pictures = [ROOT / "tests" / "pictures" / f"{name}.jpg" for name in ("astronaut", "chelsea", "coffee", "rocket", "camera")]
+    pairs = all_pairs(pictures[:contents], pictures[contents:])
+    results = Results(tmp_path, pairs, [Setting(0.75, 1.5), Setting(0.3, 1.5)])
+    asyncio.run(free(server.url))
+    asyncio.run(servers.stylize_on_servers([server.url], Method(None, 64, 3 + contents, "auto", "official"), results, files=True))
+    assert results.done == len(pairs) * 2 and not results.failed
+    inverted = Counter(id for inputs, cached, _ in history() for id in ("content", "style") if "steps" in inputs[id] and id not in cached)
+    assert inverted == {"content": contents, "style": styles}
 
 
 @pytest.mark.slow

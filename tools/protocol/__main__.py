@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import importlib
 import importlib.util
+import shutil
 import sys
 from itertools import product
 from pathlib import Path
@@ -53,8 +54,12 @@ def stylize(options, method: Method, results: Results):
     elif options.server:
         asyncio.run(stylize_on_servers(options.server, method, results))
     else:
-        with serve(running_host(), WORK / "evaluate", checkpoint=checkpoint) as server:
-            asyncio.run(stylize_on_servers([server.url], method, results))
+        base = WORK / "evaluate"
+        try:
+            with serve(running_host(), base, checkpoint=checkpoint) as server:
+                asyncio.run(stylize_on_servers([server.url], method, results, files=True))
+        finally:
+            shutil.rmtree(base / "models" / "styleid_features", ignore_errors=True)
 
 
 def report(options, results: Results):

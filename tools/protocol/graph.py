@@ -2,6 +2,8 @@
 
 from .method import Method, Setting
 
+SAVE = "save"
+
 
 def node(class_type: str, **inputs) -> dict:
     return {"class_type": class_type, "inputs": inputs}
@@ -25,6 +27,29 @@ def inversion_nodes(name: str, picture: str, method: Method, positive: list, vae
         name: node("DDIMInvert", model=["capture", 0], latent=[f"{name}_latent", 0], positive=positive, steps=method.steps,
                    schedule=method.schedule),
     }
+
+
+class Inversions:
+    """Of one side of the pairs, in files of one server: a picture is inverted there once."""
+
+    def __init__(self, side: str):
+        self.side, self.files = side, {}  # by the picture, as LoadImage names it
+
+    def put_into(self, prompt: dict) -> dict:
+        """The same prompt with its picture's inversion from a file, or into one."""
+        file = self.files.get(self.picture(prompt))
+        if file is not None:
+            return prompt | {self.side: node("LoadStyleIDFeatures", file=file)}
+        save = node("SaveStyleIDFeatures", noise=[self.side, 0], features=[self.side, 1], sigmas=[self.side, 2], filename_prefix="evaluate")
+        return prompt | {SAVE: save}
+
+    def learn(self, prompt: dict, outputs: dict):
+        """From what a run of that prompt gave."""
+        if SAVE in outputs:
+            [self.files[self.picture(prompt)]] = outputs[SAVE]["text"]
+
+    def picture(self, prompt: dict) -> str:
+        return prompt[f"{self.side}_file"]["inputs"]["image"]
 
 
 def make_prompt(method: Method, content: str, style: str, setting: Setting) -> dict:

@@ -73,7 +73,7 @@ def readable_pictures(folder: Path) -> tuple[list[Path], int]:
 
 
 def all_pairs(contents: list[Path], styles: list[Path]) -> list[Pair]:
-    """Style by style, so that a style needs to be inverted once; HostError for two pairs with one name."""
+    """HostError for two pairs with one name."""
     pairs: dict[str, Pair] = {}
     for style, content in product(styles, contents):
         pair = Pair(content, style)
@@ -95,6 +95,12 @@ def check_method(folder: Path, method: Method):
     different = [f"{name} {found[name]} (now {wanted[name]})" for name in wanted if found[name] != wanted[name]]
     if different:
         raise HostError(f"{folder} was begun with {', '.join(different)}. Name another folder with --out.")
+
+
+def sides(pairs: list[Pair]) -> tuple[str, str]:
+    """(that which is gone through picture by picture, that whose inversions are kept in files), of which the second has fewer pictures."""
+    styles, contents = (len({getattr(pair, side) for pair in pairs}) for side in ("style", "content"))
+    return ("content", "style") if contents > styles else ("style", "content")
 
 
 class Results:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections import deque
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,8 @@ from tqdm import tqdm
 
 from ..client import RefusedError, run_prompt, saved_file, upload
 from ..host import HostError
-from .graph import make_prompt
-from .method import Method, Pair, Results, Setting
+from .graph import Inversions, make_prompt
+from .method import Method, Pair, Results, Setting, sides
 
 LOST = (aiohttp.ClientError, ConnectionError, asyncio.TimeoutError)
 RETRY_SECONDS = (5, 20, 60)
@@ -31,38 +32,46 @@ def read_picture(path: Path) -> Picture:
     return Picture(hashlib.sha256(data).hexdigest()[:32] + path.suffix.lower(), data)
 
 
-async def stylize(url: str, method: Method, content: Picture, style: Picture, setting: Setting) -> bytes | str:
+async def stylize(url: str, method: Method, content: Picture, style: Picture, setting: Setting,
+                  inversions: Inversions | None = None) -> bytes | str:
     """The PNG that ComfyUI makes, or its own words why it made none.
 
     One of LOST when the server is gone, HostError when it does not take such prompts at all.
     """
     names = [await upload(url, "styleid", *picture) for picture in (content, style)]
+    prompt = make_prompt(method, *names, setting)
+    if inversions:
+        prompt = inversions.put_into(prompt)
     try:
-        run = await asyncio.wait_for(run_prompt(url, make_prompt(method, *names, setting)), PICTURE_SECONDS)
+        run = await asyncio.wait_for(run_prompt(url, prompt), PICTURE_SECONDS)
     except RefusedError as error:
         raise HostError(f"{url}: {error}") from error
     if run.status != "success":
         return run.messages.get("execution_error", {}).get("exception_message", run.status).strip()
+    if inversions:
+        inversions.learn(prompt, run.outputs)
     return await saved_file(url, run)
 
 
 class Queue:
     """The pairs left. What a worker takes it settles: done, or to be done by whoever comes next."""
 
-    def __init__(self, pairs: list[Pair]):
+    def __init__(self, pairs: list[Pair], side: str = "style"):
         self.waiting: dict[Path, deque[Pair]] = {}
+        self.picture_of = attrgetter(side)
         self.taken = 0
         self.changed = asyncio.Condition()
         for pair in pairs:
-            self.waiting.setdefault(pair.style, deque()).append(pair)
+            self.waiting.setdefault(self.picture_of(pair), deque()).append(pair)
 
-    async def take(self, style: Path | None) -> Pair | None:
-        """A pair of `style`, or of the style with most pairs left. None when all are done, for which it waits: others may fail."""
+    async def take(self, picture: Path | None) -> Pair | None:
+        """A pair of a `picture` of the side, or of that with most pairs left. None when all are done, for which it waits: others may fail.
+        """
         async with self.changed:
             await self.changed.wait_for(lambda: self.waiting or not self.taken)
             if not self.waiting:
                 return None
-            chosen = style if style in self.waiting else max(self.waiting, key=lambda style: len(self.waiting[style]))
+            chosen = picture if picture in self.waiting else max(self.waiting, key=lambda picture: len(self.waiting[picture]))
             pair = self.waiting[chosen].popleft()
             if not self.waiting[chosen]:
                 del self.waiting[chosen]
@@ -73,7 +82,7 @@ class Queue:
         async with self.changed:
             self.taken -= 1
             if not done:
-                self.waiting.setdefault(pair.style, deque()).append(pair)
+                self.waiting.setdefault(self.picture_of(pair), deque()).append(pair)
             self.changed.notify_all()
 
     async def pause(self, seconds: float):
@@ -83,14 +92,14 @@ class Queue:
                 await asyncio.wait_for(self.changed.wait_for(lambda: not self.waiting and not self.taken), seconds)
 
 
-async def work(url: str, queue: Queue, method: Method, results: Results):
+async def work(url: str, queue: Queue, method: Method, results: Results, inversions: Inversions | None):
     """Make pictures on one server until all pairs are done, or it was lost once more in a row than RETRY_SECONDS allows."""
-    style, losses = None, 0
-    while pair := await queue.take(style):
+    picture, losses = None, 0
+    while pair := await queue.take(picture):
         try:
             pictures = [read_picture(path) for path in pair]
             for setting in results.missing(pair):
-                results.keep(pair, setting, await stylize(url, method, *pictures, setting))
+                results.keep(pair, setting, await stylize(url, method, *pictures, setting, inversions))
                 losses = 0
         except LOST as error:
             await queue.settle(pair, done=False)
@@ -99,15 +108,16 @@ async def work(url: str, queue: Queue, method: Method, results: Results):
                 return
             tqdm.write(f"[styleid] {url} is lost ({error or type(error).__name__}), trying it again in {RETRY_SECONDS[losses]} s")
             await queue.pause(RETRY_SECONDS[losses])
-            style, losses = None, losses + 1
+            picture, losses = None, losses + 1
         else:
             await queue.settle(pair, done=True)
-            style = pair.style
+            picture = queue.picture_of(pair)
 
 
-async def stylize_on_servers(urls: list[str], method: Method, results: Results):
-    """Make what is missing; HostError when no server is left to do it."""
-    queue = Queue(results.left)
-    await asyncio.gather(*(work(url, queue, method, results) for url in urls))
+async def stylize_on_servers(urls: list[str], method: Method, results: Results, files: bool = False):
+    """Make what is missing, with inversions in `files` of the servers; HostError when no server is left to do it."""
+    turn, kept = sides(results.pairs)
+    queue = Queue(results.left, turn)
+    await asyncio.gather(*(work(url, queue, method, results, Inversions(kept) if files else None) for url in urls))
     if results.left:
         raise HostError(f"No server is left: {results.done} of {results.total} pictures are done. The same command goes on from there.")
