@@ -11,7 +11,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...styleid_core.blocks import Block, listed
 from ...styleid_core.features import nearest_step, repeat_batch
-from ...styleid_core.plan import KeySet, some
+from ...styleid_core.plan import KeySet
 from ...styleid_core.storage import map_tensors, restore
 from ...styleid_core.style import INJECT_INTO, Style
 from . import KEY, checks, logger
@@ -119,11 +119,10 @@ class Injection:
             if self.call is not call:  # a graph takes numbers for constants, and tensors for inputs
                 gamma, tau = torch.tensor(gamma).to(x), torch.tensor(tau, device=x.device)
             n_content, n_style = (restored[id(features.source)][block] for features in (style.content, style.features))
-            self.regions.check(style, block, n_content, n_style)
-            sets.append(KeySet(n_style=some(n_style, self.regions.kept(style, block, x)), n_content=n_content, gamma=gamma, tau=tau,
+            sets.append(KeySet(n_style=self.regions.kept(style, block, n_style), n_content=n_content, gamma=gamma, tau=tau,
                                auto=style.auto_tau))
             weights.append((style, weight))
-        parts = self.regions.parts(weights, block, x) if sets else []
+        parts = self.regions.parts(weights, block, n_content) if sets else []
         return [each._replace(share=part[0] if part[0] is None else for_batch(part[0]), rows=part[1])
                 for each, part in zip([KeySet(), *sets], parts) if part]
 

@@ -27,27 +27,25 @@ class Regions:
             self.known[size] = {block: (height, width) for block, (height, width, _) in zip(self.blocks, shapes)}
         return self.known[size][block]
 
-    def check(self, style: Style, block: Block, n_content: torch.Tensor, n_style: torch.Tensor):
-        """ValueError for features of another number of tokens than the masks are worked out for."""
-        for features, n in ((style.content, n_content), (style.features, n_style)):
-            checks.grid(n.shape[1], self.grid(block, features.size))
-
-    def kept(self, style: Style, block: Block, x: torch.Tensor) -> torch.Tensor | None:
-        """Indices of the style's tokens that give keys, on x's device; None: all."""
+    def kept(self, style: Style, block: Block, n_style: torch.Tensor) -> torch.Tensor:
+        """Those of the style's n_style (batch, tokens, channels) that give keys."""
         if style.style_mask is None:
-            return None
+            return n_style
         grid = self.grid(block, style.features.size)
+        checks.grid(n_style.shape[1], grid)
         key = ("kept", id(style), grid)
         if key not in self.known:
-            self.known[key] = kept_tokens(style.style_mask, grid).to(x.device)
-        return self.known[key]
+            self.known[key] = kept_tokens(style.style_mask, grid).to(n_style.device)
+        return n_style[:, self.known[key]]
 
-    def parts(self, weights: list[tuple[Style, float]], block: Block, x: torch.Tensor) -> list:
-        """`plan.parts` of styles with these weights, on the device of x."""
+    def parts(self, weights: list[tuple[Style, float]], block: Block, n_content: torch.Tensor) -> list:
+        """`plan.parts` of styles with these weights, on the device of n_content (batch, tokens, channels)."""
         grid = self.grid(block, weights[0][0].content.size)
         key = ("parts", grid, *((id(style), weight) for style, weight in weights))
         if key not in self.known:
             masks = [torch.ones(1, *grid) if style.mask is None else on_grid(style.mask, grid) for style, _ in weights]
             found = parts([weight * mask.flatten(1)[..., None] for mask, (_, weight) in zip(masks, weights)])
-            self.known[key] = [part and map_tensors(lambda tensor: tensor.to(x.device), list(part)) for part in found]
+            self.known[key] = [part and map_tensors(lambda tensor: tensor.to(n_content.device), list(part)) for part in found]
+        if any(part and part[0] is not None for part in self.known[key]):
+            checks.grid(n_content.shape[1], grid)
         return self.known[key]

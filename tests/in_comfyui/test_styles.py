@@ -281,4 +281,4 @@ def test_features_on_another_grid_are_refused(pack, model, inverted):
     (noise, content, sigmas), (_, style, _), _ = inverted
     shrunk = content._replace(source=content.source._replace(steps=[[n[:, ::4] for n in step] for step in content.source.steps]))
     with pytest.raises(ValueError, match="captured on 24 tokens, and this model has 8 x 12 .* nodes that shrink the picture"):
-        sample_custom(stylized(pack, model, [Stylized(shrunk, style, **TWO[0])]), prompt(), sigmas, noise)
+        sample_custom(stylized(pack, model, [Stylized(shrunk, style, **TWO[0], mask=LEFT)]), prompt(), sigmas, noise)
