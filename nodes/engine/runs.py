@@ -49,7 +49,8 @@ def path_of(model: ModelPatcher) -> Diffusion:
 
 def carried(model: ModelPatcher, samples: torch.Tensor, start, end) -> torch.Tensor:
     """A LATENT's samples from sigma `start` to sigma `end`, see `styleid_core.paths`, in the scale that the model sees."""
-    return model.model.process_latent_out(path_of(model).carried(model.model.process_latent_in(samples), start, end))
+    latent_format = model.get_model_object("latent_format")  # until MODEL is loaded, the network has that of the last
+    return latent_format.process_out(path_of(model).carried(latent_format.process_in(samples), start, end))
 
 
 def progress(model: ModelPatcher, *steps: int) -> list:

@@ -42,6 +42,15 @@ NOISE_SCHEDULES = {
 
 
 @pytest.mark.parametrize("noise_schedule", NOISE_SCHEDULES)
+def test_the_last_model_leaves_nothing_in_the_next(pack, model, case, noise_schedule):
+    """Both share their network, which ComfyUI changes when it loads one of them, and DDIM Invert begins before that."""
+    inputs = dict(latent=case.content, positive=case.positive, steps=2, schedule="official")
+    expected = pack.DDIMInvert(model=model, **inputs)[0]["samples"]
+    pack.DDIMInvert(model=NOISE_SCHEDULES[noise_schedule](model), **inputs)
+    assert torch.equal(pack.DDIMInvert(model=model, **inputs)[0]["samples"], expected)
+
+
+@pytest.mark.parametrize("noise_schedule", NOISE_SCHEDULES)
 @pytest.mark.parametrize("schedule", ["official", "ddim"])
 def test_other_noise_schedules(pack, pack_module, model, case, noise_schedule, schedule):
     """Sigmas come from the model's own table. The official inversion evaluates the sigma it leaves, as a stock euler does."""
