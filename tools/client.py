@@ -104,9 +104,10 @@ async def fetch(url: str, path: str, **params) -> bytes:
 async def free(url: str):
     """Make ComfyUI forget cached results and unload models, so that a prompt it knows runs again."""
     async with aiohttp.ClientSession(url) as session:
-        async with session.post("/free", json={"unload_models": True, "free_memory": True}) as response:
-            response.raise_for_status()
-        await asyncio.sleep(2)  # the worker takes note of it between two prompts
+        for _ in range(2):  # after a prompt ComfyUI collects garbage, and what comes then it sees when it is woken again
+            async with session.post("/free", json={"unload_models": True, "free_memory": True}) as response:
+                response.raise_for_status()
+            await asyncio.sleep(1.5)
 
 
 async def saved_file(url: str, run: Run) -> bytes:
