@@ -15,8 +15,9 @@ from .nodes.save_styleid_features import SaveStyleIDFeatures
 from .nodes.styleid_curve import StyleIDCurve
 from .nodes.styleid_options import StyleIDOptions
 from .nodes.styleid_sampler import StyleIDSampler
+from .nodes.styleid_sweep import StyleIDSweep
 
-WEB_DIRECTORY = "web"  # the help panel's pages
+WEB_DIRECTORY = "web"  # the help panel's pages, and what the page does when a preset is chosen
 
 
 def scores() -> list[type[io.ComfyNode]]:
@@ -31,7 +32,7 @@ def scores() -> list[type[io.ComfyNode]]:
 class StyleIDExtension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [StyleIDSampler, StyleIDOptions, CaptureSelfAttention, DDIMInvert, LatentAdaIN, InjectStyleKV, StyleIDCurve,
+        return [StyleIDSampler, StyleIDOptions, CaptureSelfAttention, DDIMInvert, LatentAdaIN, InjectStyleKV, StyleIDCurve, StyleIDSweep,
                 SaveStyleIDFeatures, LoadStyleIDFeatures, *scores()]
 
 

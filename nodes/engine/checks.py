@@ -166,6 +166,17 @@ def captured(whose: str, features: Features):
                          "that they come from.")
 
 
+def inverted_style(noise: torch.Tensor, features: Features, schedule: str, steps: int, denoise: float):
+    """ValueError unless these are noise and features of one inversion like that of the content."""
+    if noise.shape != features.latent.shape or torch.equal(noise.cpu(), features.latent.cpu()):
+        raise ValueError("With style_features, style is the noise that belongs to them. Connect noise and features of one Load StyleID "
+                         "Features or DDIM Invert.")
+    made = features.origin
+    if made is not None and made[2:] != (schedule, str(steps), f"{denoise:g}"):
+        raise ValueError(f"The style_features were inverted in {made.steps} steps of the schedule {made.schedule}, denoise {made.denoise}. "
+                         "Set the same here.")
+
+
 def saved(noise: torch.Tensor, features: Features, readable: bool):
     """ValueError for features that make no file with this noise; `readable` unless they are computed again."""
     captured("", features)

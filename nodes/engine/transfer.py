@@ -8,8 +8,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.samplers import KSAMPLER
 
 from ...styleid_core.adain import adain
+from ...styleid_core.curves import Curve
 from ...styleid_core.ddim import sample_ddim
-from ...styleid_core.features import only_blocks
+from ...styleid_core.features import Features, only_blocks
 from ...styleid_core.masks import on_grid
 from ...styleid_core.schedules import Schedule
 from ...styleid_core.style import Style
@@ -44,7 +45,7 @@ class Options(NamedTuple):
     denoise              see `make_schedule`
     inject_into, start_percent, end_percent    as in `Style`
     feature_dtype, feature_device              as in `CaptureRequest`
-    auto_temperature   `Style.auto_tau`
+    auto_temperature, gamma_curve, temperature_curve    `Style.auto_tau`, `gamma_curve`, `tau_curve`
     """
     negative: list | None = None
     cfg: float = 1.0
@@ -57,6 +58,8 @@ class Options(NamedTuple):
     feature_dtype: str = "auto"
     feature_device: str = "auto"
     auto_temperature: bool = False
+    gamma_curve: Curve | None = None
+    temperature_curve: Curve | None = None
 
     def __repr__(self) -> str:
         """Short: with every error ComfyUI keeps the text of a node's inputs in its history, and prompts are tensors."""
@@ -124,8 +127,9 @@ def invert_all(model: ModelPatcher, positive: list, batches: list[list[torch.Ten
 
 
 def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, steps: int, gamma: float, temperature: float,
-            color_strength: float, blocks: str, schedule: str, options: Options) -> dict:
-    """The content LATENT in the style of the other, as StyleID Sampler says. With no `blocks` only the colors change.
+            color_strength: float, blocks: str, schedule: str, options: Options, style_features: Features | None = None) -> dict:
+    """The content LATENT in the style of the other, as StyleID Sampler says. With no `blocks` only the colors change; with `style_features`
+    the style is the noise of the same inversion.
 
     Everything that can be refused is, before the first model call.
     """
@@ -149,8 +153,14 @@ def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, ste
         injected_sigmas(model, options.start_percent, options.end_percent, plan.sampling)
 
     request = requested_capture(recording)
+    if style_features is not None:
+        checks.captured("style_", style_features)
+        checks.inverted_style(z_style, style_features, schedule, steps, options.denoise)
+        READERS[type(style_features.source)].check("style", style_features, model)
+        checks.chosen_blocks(blocks, request.blocks, style_features.blocks)
     recipe = recipe_of(model, inverted_with, schedule, steps, options.denoise, request.dtype, request.device)
-    inverted = [recall(z, recipe, request.blocks) for z in (z_content, z_style)]
+    inverted = [recall(z_content, recipe, request.blocks), recall(z_style, recipe, request.blocks) if style_features is None else
+                (z_style, only_blocks(style_features, request.blocks))]
     batches = in_batches(model, [z for z, known in zip((z_content, z_style), inverted) if known is None])
     *on_inversion, on_sampling = progress(model, *[len(plan.evaluated)] * len(batches), len(plan.sampling) - 1)
     made = invert_all(recording, inverted_with, batches, plan, recipe, on_inversion)
@@ -158,7 +168,7 @@ def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, ste
     start = adain(noise, style_noise, color_strength)
     sampled = model if recording is model else inject_style(model, Style(
         features, style_features, gamma, temperature, options.inject_into, options.start_percent, options.end_percent,
-        auto_tau=options.auto_temperature))
+        auto_tau=options.auto_temperature, gamma_curve=options.gamma_curve, tau_curve=options.temperature_curve))
     x = run_sampler(sampled, positive, start, KSAMPLER(sample_ddim), plan.sampling, on_sampling, options.negative, options.cfg, cfg_limit)
     result = carried(model, x, plan.sampling[-1], torch.zeros(()))
     if "noise_mask" in content:

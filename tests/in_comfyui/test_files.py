@@ -51,6 +51,30 @@ def test_a_transfer_from_files_is_the_same(pack, model, case, feature_dtype):
     assert torch.equal(stylize(pack, model, case, *kept), stylize(pack, model, case, *read))
 
 
+def test_one_node_with_a_style_from_a_file(pack, model, case, calls):
+    """The style is of another size, so that it is inverted alone without a file too."""
+    inputs = dict(model=model, content=case.content, positive=case.positive, steps=case.steps)
+    style = {"samples": case.style["samples"][..., :8]}
+    [expected] = pack.StyleIDSampler(style=style, blocks="7-11", **inputs)
+    _, inverted = invert_both(pack, model, case, "official", style=style)
+    noise, features, _ = pack.LoadStyleIDFeatures(file=save(pack, inverted))
+    calls.clear()
+    [result] = pack.StyleIDSampler(style=noise, style_features=features, blocks="7-11", **inputs)
+    assert torch.equal(result["samples"], expected["samples"]) and len(calls) == case.steps  # of the sampling
+
+
+def test_what_does_not_go_with_a_style_from_a_file(pack, model, case):
+    inputs = dict(model=model, content=case.content, positive=case.positive)
+    _, (noise, features, _) = invert_both(pack, model, case, "official", blocks="9-11")
+    with pytest.raises(ValueError, match="style is the noise that belongs to them"):
+        pack.StyleIDSampler(style=case.style, style_features=features, steps=case.steps, blocks="9", **inputs)
+    for change in ({"steps": 4}, {"schedule": "ddim"}):
+        with pytest.raises(ValueError, match="inverted in 5 steps of the schedule official, denoise 1[.]"):
+            pack.StyleIDSampler(style=noise, style_features=features, blocks="9", **inputs | {"steps": case.steps} | change)
+    with pytest.raises(ValueError, match="were not captured. Choose from output 9-11"):
+        pack.StyleIDSampler(style=noise, style_features=features, steps=case.steps, **inputs)
+
+
 def test_files_are_listed_numbered_and_shown(pack, model, case, folder):
     content, style = invert_both(pack, model, case, "ddim")
     assert save(pack, content, filename_prefix="starry/night") == "starry/night_00001_.safetensors"

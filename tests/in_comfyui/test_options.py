@@ -1,10 +1,13 @@
-"""What goes beyond the paper: injection into one side of guidance, partial denoise, masks, models that were unloaded."""
+"""What goes beyond the paper: injection into one side of guidance, partial denoise, masks, models that were unloaded, presets, sweeps."""
+
+from itertools import combinations
 
 import comfy.model_management
 import pytest
 import torch
 from cases import relative_error, with_steps
 
+import nodes
 from styleid_core.storage import size
 from tools.demo.transfer import sample_custom
 from tools.pack import stylize
@@ -141,3 +144,49 @@ def test_a_model_that_is_unloaded_between_the_nodes(pack, model, case, inverted)
     comfy.model_management.unload_all_models()
     assert not comfy.model_management.loaded_models()
     assert torch.equal(sample_custom(m, case.positive, sigmas[:4], noise)["samples"], expected)
+
+
+@pytest.mark.parametrize("curve", ["gamma_curve", "temperature_curve"])
+def test_curves_in_one_node_and_in_five(pack, model, case, inverted, curve):
+    (noise, content, sigmas), (_, style, _) = inverted
+    [shape] = pack.StyleIDCurve(start=1.0, end=0.2, shape="linear")
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, **{curve: shape})
+    result = sample_custom(m, case.positive, sigmas, noise)["samples"]
+    inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps, schedule="ddim",
+                  color_strength=0.0)
+    assert relative_error(stylize(pack, **inputs, **{curve: shape})["samples"], result) < 1e-4
+    assert relative_error(stylize(pack, **inputs)["samples"], result) > 1e-3
+
+
+def test_a_preset_is_the_values_that_it_fills_in(pack, model, case):
+    inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps, schedule="ddim")
+    [told] = (each for each in nodes.NODE_CLASS_MAPPINGS["StyleIDSampler"].GET_SCHEMA().inputs if each.id == "preset")
+    presets = told.extra_dict["presets"]
+    assert set(told.options) == {"custom", *presets}
+    results = {}
+    for name, values in presets.items():
+        [by_name], [by_hand] = pack.StyleIDSampler(preset=name, **inputs), pack.StyleIDSampler(**values, **inputs)
+        assert torch.equal(by_name["samples"], by_hand["samples"])
+        results[name] = by_name["samples"]
+    assert all(relative_error(a, b) > 1e-3 for a, b in combinations(results.values(), 2))
+    assert torch.equal(results["paper"], pack.StyleIDSampler(**inputs)[0]["samples"])
+
+
+def test_a_preset_beside_other_values_is_refused(pack, model, case):
+    inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=1)
+    with pytest.raises(ValueError, match="The preset strong sets gamma to 0.4, and gamma is 0.6"):
+        pack.StyleIDSampler(preset="strong", gamma=0.6, **inputs)
+
+
+def test_a_sweep_runs_over_all_combinations(pack):
+    gamma, temperature, label, columns = pack.StyleIDSweep(gamma="0.3, 0.75", temperature="1 1.5,2")
+    assert list(zip(gamma, temperature)) == [(0.3, 1), (0.75, 1), (0.3, 1.5), (0.75, 1.5), (0.3, 2), (0.75, 2)]
+    assert label[2] == "gamma 0.3, temperature 1.5" and len(label) == 6 and columns == 2
+
+
+@pytest.mark.parametrize(("gamma", "temperature", "named"), [("", "1", 'gamma ""'), ("0.3; 0.5", "1", "gamma"), ("nan", "1", "gamma"),
+                                                             ("1.5", "1", "gamma"), ("0.5", "1, -2", "temperature"),
+                                                             ("0.5", "inf", "temperature")])
+def test_a_sweep_over_no_numbers_is_refused(pack, gamma, temperature, named):
+    with pytest.raises(ValueError, match=f"{named}.* is no list of numbers from 0 to 1"):
+        pack.StyleIDSweep(gamma=gamma, temperature=temperature)
