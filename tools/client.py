@@ -107,13 +107,19 @@ async def free(url: str):
         for _ in range(2):  # after a prompt ComfyUI collects garbage, and what comes then it sees when it is woken again
             async with session.post("/free", json={"unload_models": True, "free_memory": True}) as response:
                 response.raise_for_status()
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(1)
+
+
+async def saved_files(url: str, run: Run) -> list[bytes]:
+    """The PNGs that a run's SaveImage or PreviewImage wrote."""
+    return [await fetch(url, "/view", filename=image["filename"], subfolder=image["subfolder"], type=image["type"])
+            for output in run.outputs.values() for image in output.get("images", [])]
 
 
 async def saved_file(url: str, run: Run) -> bytes:
-    """The one PNG that a run's SaveImage or PreviewImage wrote."""
-    [saved] = [image for output in run.outputs.values() for image in output.get("images", [])]
-    return await fetch(url, "/view", filename=saved["filename"], subfolder=saved["subfolder"], type=saved["type"])
+    """The only one."""
+    [saved] = await saved_files(url, run)
+    return saved
 
 
 async def saved_picture(url: str, run: Run) -> Image.Image:

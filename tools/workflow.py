@@ -4,29 +4,35 @@ import json
 from itertools import chain, repeat
 from pathlib import Path
 
-WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COLOR"}
 NOTES = {"Note", "MarkdownNote"}
+MUTED = 2  # a node's mode
+SHOWING = {"IMAGECOMPARE": {"__value__": ["", ""]}}  # widgets that hold no value, and what the page sends for them
 
 
-def load_prompt(path: Path, object_info: dict) -> dict:
-    """API prompt {id: {class_type, inputs}} of a UI workflow without subgraphs; `object_info` is the server's answer to that."""
+def load_prompt(path: Path, object_info: dict, muted: bool = False) -> dict:
+    """API prompt {id: {class_type, inputs}} of a UI workflow without subgraphs, with what is `muted` or without; `object_info` is the
+    server's answer to that.
+    """
     workflow = json.loads(path.read_text(encoding="utf-8"))
     origins = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     return {str(node["id"]): {"class_type": node["type"], "inputs": node_inputs(node, object_info[node["type"]], origins)}
-            for node in workflow["nodes"] if node["type"] not in NOTES}
+            for node in workflow["nodes"] if node["type"] not in NOTES and (muted or node["mode"] != MUTED)}
 
 
 def node_inputs(node: dict, info: dict, origins: dict) -> dict:
     """A saved node lists its widgets' values without names, in the order of the node's definition; it may lack newer ones."""
-    names = []
+    names, showing = [], {}
     for name, (kind, *options) in (info["input"].get("required", {}) | info["input"].get("optional", {})).items():
         if isinstance(kind, list) or kind in WIDGETS:
             names.append(name)
             if options and options[0].get("control_after_generate"):
                 names.append(None)
+        elif kind in SHOWING:
+            showing[name] = SHOWING[kind]
     values = {name: value for name, value in zip(names, node.get("widgets_values", [])) if name}
     links = {slot["name"]: origins[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
-    return values | links
+    return values | showing | links
 
 
 def find(prompt: dict, class_type: str) -> list[dict]:

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from tools.host import HostError
-from tools.protocol.__main__ import main
-from tools.protocol.method import Pair, Results, Setting, all_pairs
+from tools.protocol.__main__ import main, parse_arguments
+from tools.protocol.graph import make_prompt
+from tools.protocol.method import Method, Pair, Results, Setting, all_pairs, check_method
 from tools.protocol.plots import draw_plots
 from tools.protocol.report import read_row, write_csv, write_markdown
 from tools.protocol.servers import Queue
@@ -94,3 +95,20 @@ def test_a_folder_without_pictures(tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
     assert main(["--content", str(tmp_path), "--style", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert "error: There is no readable picture (.bmp, .jpeg, .jpg, .png, .webp) in" in capsys.readouterr().err
+
+
+def test_a_curve_reaches_the_injection_and_belongs_to_the_folder(tmp_path, capsys):
+    arguments = ["--content", "a", "--style", "b", "--out", "c", "--gamma-curve"]
+    shape = parse_arguments([*arguments, "cosine:1:0.5"]).gamma_curve
+    method = Method(None, 64, 2, "auto", "official", shape)
+    prompt = make_prompt(method, "a.png", "b.png", SETTINGS[0])
+    [source, _] = prompt["inject"]["inputs"]["gamma_curve"]
+    assert prompt[source]["inputs"] == {"shape": "cosine", "start": 1.0, "end": 0.5}
+    check_method(tmp_path, method)
+    check_method(tmp_path, method)
+    with pytest.raises(HostError, match="begun with gamma_curve"):
+        check_method(tmp_path, method._replace(gamma_curve=None))
+    for wrong in ("round:1:0", "cosine:1", "cosine:1:x"):
+        with pytest.raises(SystemExit):
+            parse_arguments([*arguments, wrong])
+    assert "SHAPE:START:END" in capsys.readouterr().err

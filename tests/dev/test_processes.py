@@ -29,7 +29,8 @@ def hear_hangups():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no signals that a program could act on")
-@pytest.mark.parametrize(("command", "said", "name"), [("demo", "Starting ComfyUI", "SIGHUP"), ("serve", "Open http", "SIGTERM")])
+@pytest.mark.parametrize(("command", "said", "name"), [
+    ("demo", "Starting ComfyUI", "SIGHUP"), pytest.param("serve", "Open http", "SIGTERM", marks=pytest.mark.slow)])
 def test_the_server_ends_with_dev(tmp_path, command, said, name):
     process = subprocess.Popen([sys.executable, "-c", DEV, tmp_path, command], cwd=ROOT, text=True, stdout=subprocess.PIPE,
                                preexec_fn=hear_hangups)

@@ -68,6 +68,7 @@ def test_what_is_shipped_works(shipped):
     assert size < 2e6, "users download more than nodes, help and examples"
 
 
+@pytest.mark.slow
 def test_an_optional_node_does_not_take_the_others_with_it(shipped):
     (shipped / "styleid_core" / "metrics" / "networks.py").write_text("import torchvision_of_another_torch")
     assert transfer_with(shipped) == OURS

@@ -24,13 +24,14 @@ class Page:
         page.on("console", lambda message: message.type == "error" and self.note(f"{message.text} {message.location}"))
         page.on("pageerror", lambda error: self.note(str(error)))
         open_page(page, url)
-        self.errors.clear()  # of the graph that the page begins with
 
     def note(self, text: str):
         if not FRONTENDS_OWN.search(text):
             self.errors.append(text)
 
     def load(self, name: str, folder: str = "example_workflows"):
+        """In place of what is there, and with no errors yet."""
+        self.errors.clear()
         workflow = json.loads((ROOT / folder / f"{name}.json").read_text(encoding="utf-8"))
         self.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
         self.page.wait_for_timeout(300)
@@ -53,12 +54,12 @@ def browser():
         yield running
 
 
-@pytest.fixture(params=["en", "zh"])
+@pytest.fixture(scope="module", params=["en", "zh"])
 def language(request):
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def page(server, browser, language):
     change_settings(server.url, SETTINGS | {"Comfy.Locale": language})
     context = browser.new_context(viewport={"width": 1600, "height": 1000})

@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 
 from tools.host import ROOT
-from tools.workflow import load_prompt
+from tools.workflow import find, load_prompt
 
 EXAMPLES = sorted(path.stem for path in (ROOT / "example_workflows").glob("*.json"))
 CHINESE = json.loads((ROOT / "locales" / "zh" / "nodeDefs.json").read_text(encoding="utf-8"))
@@ -61,4 +61,29 @@ def test_the_help_panel_shows_the_page(page, language, node):
     page.page.get_by_text(headings[-1]).first.wait_for(state="attached")
     shown = help_panel.inner_text()
     assert [heading for heading in headings if heading not in shown] == [] and text.splitlines()[0] in shown
+    assert page.errors == []
+
+
+SET = """([name, value]) => {
+    const node = app.graph.nodes.find(n => n.type === "StyleIDSampler");
+    node.widgets.find(w => w.name === name).setValue(value, {e: new MouseEvent("pointerup"), node, canvas: app.canvas});
+}"""
+
+
+@pytest.mark.parametrize("language", ["en"], indirect=True)
+def test_a_preset_fills_in_its_values_and_a_change_makes_it_custom(page, object_info):
+    presets = object_info["StyleIDSampler"]["input"]["required"]["preset"][1]["presets"]
+    page.load("styleid_simple")
+
+    def sampler():
+        [inputs] = find(page.prompt(), "StyleIDSampler")
+        return inputs
+
+    for name, values in presets.items():
+        page.page.evaluate(SET, ["preset", name])
+        assert {key: sampler()[key] for key in values} == values and sampler()["preset"] == name
+    page.page.evaluate(SET, ["steps", 20])
+    assert sampler()["preset"] == name, "not one of its values"
+    page.page.evaluate(SET, ["gamma", 0.55])
+    assert sampler()["preset"] == "custom" and sampler()["gamma"] == 0.55 and sampler()["blocks"] == presets[name]["blocks"]
     assert page.errors == []

@@ -185,6 +185,7 @@ def test_a_broken_picture_is_named_and_the_rest_is_measured(folders, weights):
     assert "Left out: b.png" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_png_with_a_broken_chunk_is_named_too(folders, weights):
     """Pillow calls it a SyntaxError, where other broken files are an OSError."""
     path = folders / "stylized" / "a_stylized_y.png"

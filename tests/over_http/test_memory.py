@@ -9,6 +9,7 @@ import pytest
 from tools.workflow import find
 
 RUNS = 30
+STEPS = (5, 6)
 
 
 @pytest.fixture
@@ -33,22 +34,49 @@ def peak_memory(server):
     return measure
 
 
-@pytest.mark.slow
-def test_memory_does_not_grow(prompt, run, peak_memory):
-    """30 transfers, all different, end with what three took: while they run and after."""
+@pytest.fixture
+def sampling(prompt):
+    """(graph, inputs of its StyleID Sampler): a transfer that ends in a latent. Without the autoencoder, whose activations are larger
+    than the features and come and go as they like.
+    """
     graph = prompt("styleid_simple")
-    # Without the autoencoder, whose activations are larger than the features of a transfer and come and go as they like.
-    [transfer_id] = [id for id, node in graph.items() if node["class_type"] == "StyleIDSampler"]
-    graph = {id: node for id, node in graph.items() if node["class_type"] not in ("VAEDecode", "SaveImage")}
-    graph["save"] = {"class_type": "SaveLatent", "inputs": {"samples": [transfer_id, 0], "filename_prefix": "memory"}}
+    [id] = [id for id, node in graph.items() if node["class_type"] == "StyleIDSampler"]
+    graph = {id: node for id, node in graph.items() if node["class_type"] not in ("VAEDecode", "SaveImage", "ImageCompare")}
+    graph["save"] = {"class_type": "SaveLatent", "inputs": {"samples": [id, 0], "filename_prefix": "memory"}}
     for inputs in find(graph, "ImageScaleToTotalPixels"):
         inputs["megapixels"] = 0.0625
-    [sampler] = find(graph, "StyleIDSampler")
-    sampler["steps"] = 5
+    return graph, graph[id]["inputs"]
+
+
+def style_files(graph: dict, sampler: dict, run) -> dict[int, str]:
+    """The style inverted into a file for each number of steps."""
+    nodes = {"capture": {"class_type": "CaptureSelfAttention", "inputs": {"model": sampler["model"], "blocks": "auto"}}}
+    settings = {"model": ["capture", 0], "latent": sampler["style"], "positive": sampler["positive"], "schedule": "official"}
+    for steps in STEPS:
+        inverted = f"invert {steps}"
+        nodes[inverted] = {"class_type": "DDIMInvert", "inputs": settings | {"steps": steps}}
+        nodes[f"save {steps}"] = {"class_type": "SaveStyleIDFeatures", "inputs": {
+            "noise": [inverted, 0], "features": [inverted, 1], "sigmas": [inverted, 2], "filename_prefix": f"memory {steps}"}}
+    outputs = run(graph | nodes).outputs
+    return {steps: outputs[f"save {steps}"]["text"][0] for steps in STEPS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("from_files", [False, True])
+def test_memory_does_not_grow(sampling, run, peak_memory, from_files):
+    """30 transfers, all different, end with what three took: while they run and after."""
+    graph, sampler = sampling
+    sampler["steps"] = STEPS[0]
     assert run(graph).status == "success"  # encodes the pictures; ComfyUI keeps their latents
+    if from_files:
+        files = style_files(graph, sampler, run)
+        graph["load"] = {"class_type": "LoadStyleIDFeatures", "inputs": {}}
+        sampler |= {"style": ["load", 0], "style_features": ["load", 1]}
     peaks, rests = [], []
     for i in range(RUNS):
-        sampler |= {"gamma": 0.5 + i / 100, "steps": 5 + i % 2}  # inverts anew
+        sampler |= {"gamma": 0.5 + i / 100, "steps": STEPS[i % 2]}  # inverts anew
+        if from_files:
+            graph["load"]["inputs"]["file"] = files[sampler["steps"]]
         transfer, peak, rest = peak_memory(lambda: run(graph))
         assert transfer.status == "success"
         peaks.append(round(peak))

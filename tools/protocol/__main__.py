@@ -9,6 +9,8 @@ import sys
 from itertools import product
 from pathlib import Path
 
+from styleid_core.curves import SHAPES
+
 from ..files import checkpoint_file
 from ..host import WORK, HostError, end_as_by_ctrl_c, running_host, say
 from ..server import serve
@@ -22,6 +24,14 @@ def server_url(text: str) -> str:
     if not text.startswith(("http://", "https://")):
         raise argparse.ArgumentTypeError(f"{text} should begin with http:// or https://")
     return text.rstrip("/")
+
+
+def curve(text: str) -> tuple[str, float, float]:
+    shape, *ends = text.split(":")
+    if shape not in SHAPES or len(ends) != 2:
+        raise argparse.ArgumentTypeError(f"{text} should be one of {', '.join(SHAPES)}, with start and end, such as cosine:1:0.5")
+    start, end = map(float, ends)
+    return shape, start, end
 
 
 def parse_arguments(arguments: list[str] | None):
@@ -40,6 +50,8 @@ def parse_arguments(arguments: list[str] | None):
     parser.add_argument("--side", type=int, default=512, help="of the square that every picture is cut to, in pixels")
     parser.add_argument("--blocks", default="auto")
     parser.add_argument("--schedule", default="official")
+    parser.add_argument("--gamma-curve", type=curve, metavar="SHAPE:START:END",
+                        help="multiplies gamma over the sampling, such as cosine:1:0.5")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="weights of the metrics' networks")
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="as python -m styleid_core.metrics knows them; none: only stylize")
     return parser.parse_args(arguments)
@@ -82,7 +94,8 @@ def report(options, results: Results):
 def evaluate(options):
     contents, unreadable_contents = readable_pictures(options.content)
     styles, unreadable_styles = readable_pictures(options.style)
-    method = Method(options.checkpoint and Path(options.checkpoint).name, options.side, options.steps, options.blocks, options.schedule)
+    method = Method(options.checkpoint and Path(options.checkpoint).name, options.side, options.steps, options.blocks, options.schedule,
+                    options.gamma_curve)
     out = options.out.resolve()
     check_method(out, method)
     settings = [Setting(*point) for point in product(options.gamma, options.temperature)]

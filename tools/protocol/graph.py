@@ -59,13 +59,17 @@ def make_prompt(method: Method, content: str, style: str, setting: Setting) -> d
     """
     nodes, source = model_nodes(method.checkpoint)
     positive, vae = source["positive"], source["vae"]
+    curve = {}
+    if method.gamma_curve is not None:
+        nodes["curve"] = node("StyleIDCurve", **dict(zip(("shape", "start", "end"), method.gamma_curve)))
+        curve["gamma_curve"] = ["curve", 0]
     return nodes | {
         "capture": node("CaptureSelfAttention", model=source["model"], blocks=method.blocks),
         **inversion_nodes("content", content, method, positive, vae),
         **inversion_nodes("style", style, method, positive, vae),
         "start": node("LatentAdaIN", content=["content", 0], style=["style", 0], color_strength=1.0),
         "inject": node("InjectStyleKV", model=source["model"], content_features=["content", 1], style_features=["style", 1],
-                       gamma=setting.gamma, temperature=setting.temperature),
+                       gamma=setting.gamma, temperature=setting.temperature, **curve),
         "euler": node("KSamplerSelect", sampler_name="euler"),
         "sample": node("SamplerCustom", model=["inject", 0], add_noise=False, noise_seed=0, cfg=1.0, positive=positive, negative=positive,
                        sampler=["euler", 0], sigmas=["content", 2], latent_image=["start", 0]),

@@ -14,12 +14,15 @@ from ..host import HostError, say
 
 
 class Method(NamedTuple):
-    """What all pictures of a folder have in common; checkpoint is a name that ComfyUI lists, or None for the built-in model."""
+    """What all pictures of a folder have in common; checkpoint is a name that ComfyUI lists, or None for the built-in model, and
+    gamma_curve what StyleID Curve gets: shape, start, end.
+    """
     checkpoint: str | None
     side: int
     steps: int
     blocks: str
     schedule: str
+    gamma_curve: tuple[str, float, float] | None = None
 
 
 class Setting(NamedTuple):
@@ -92,7 +95,7 @@ def check_method(folder: Path, method: Method):
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(wanted, indent=1).encode())
     found = json.loads(path.read_text(encoding="utf-8"))
-    different = [f"{name} {found[name]} (now {wanted[name]})" for name in wanted if found[name] != wanted[name]]
+    different = [f"{name} {found.get(name)} (now {wanted[name]})" for name in wanted if found.get(name) != wanted[name]]
     if different:
         raise HostError(f"{folder} was begun with {', '.join(different)}. Name another folder with --out.")
 
