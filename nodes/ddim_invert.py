@@ -23,6 +23,7 @@ class DDIMInvert(io.ComfyNode):
                 inputs.steps("Model calls of the inversion: the paper uses 50. Use the same number for content and style."),
                 inputs.schedule(),
                 inputs.denoise(advanced=True),
+                inputs.refine(advanced=True),
             ],
             outputs=[
                 io.Latent.Output(display_name="noise", tooltip="Sample from it with the sigmas and without added noise."),
@@ -32,5 +33,5 @@ class DDIMInvert(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, latent, positive, steps=50, schedule="official", denoise=1.0) -> io.NodeOutput:
-        return io.NodeOutput(*invert_latent(model, latent, positive, steps, schedule, denoise))
+    def execute(cls, model, latent, positive, steps=50, schedule="official", denoise=1.0, refine=0) -> io.NodeOutput:
+        return io.NodeOutput(*invert_latent(model, latent, positive, steps, schedule, denoise, refine))

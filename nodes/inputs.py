@@ -31,6 +31,12 @@ def denoise(**options) -> io.Input:
                           tooltip="1 inverts to pure noise; lower stops on the way, as in KSampler, and stays closer to the content.")
 
 
+def refine(**options) -> io.Input:
+    return io.Int.Input("refine", default=0, min=0, max=20, optional=True, **options,
+                        tooltip="How often each step of the inversion asks the model again, for a truer inversion in few steps: 1 or 2 are "
+                                "enough, with the schedule ddim.")
+
+
 def gamma() -> io.Input:
     return io.Float.Input("gamma", default=0.75, min=0.0, max=1.0, step=0.01,
                           tooltip="Query preservation: higher keeps the content's shapes, lower (0.3 to 0.6) follows the style.")

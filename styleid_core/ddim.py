@@ -23,15 +23,22 @@ def sample_ddim(model, x, sigmas, extra_args=None, callback=None, disable=None):
     return x
 
 
-def sample_ddim_inversion(model, x, sigmas, extra_args=None, callback=None, disable=None, *, evaluated, path):
+def sample_ddim_inversion(model, x, sigmas, extra_args=None, callback=None, disable=None, *, evaluated, path, refine=()):
     """DDIM inversion from x at sigmas[0] up to sigmas[-1]; sigmas (N + 1,) ascending.
 
-    Step i evaluates the model at evaluated[i] (N,), with z unchanged along `path`: see `Schedule` and `paths`. The callback gets x
-    after its step.
+    Step i evaluates the model at evaluated[i] (N,), with z unchanged along `path`: see `Schedule` and `paths`. With `refine`, a `Refine`
+    for each step, it asks again at sigmas[i + 1] for the x that it has just found, and goes along a mean of what it was told. The callback
+    gets x after its step.
     """
     evaluated = evaluated.to(sigmas)
     for i in trange(len(sigmas) - 1, disable=disable):
         eps, denoised = predict_eps(model, path.carried(x, sigmas[i], evaluated[i]), evaluated[i], extra_args or {})
+        if refine:
+            predictions = [eps]
+            for _ in range(refine[i].rounds):
+                eps, denoised = predict_eps(model, x + eps * (sigmas[i + 1] - sigmas[i]), sigmas[i + 1], extra_args or {})
+                predictions.append(eps)
+            eps = refine[i].mean(predictions)
         x = x + eps * (sigmas[i + 1] - sigmas[i])
         if callback is not None:
             callback({"x": x, "i": i, "sigma": sigmas[i + 1], "sigma_hat": evaluated[i], "denoised": denoised})

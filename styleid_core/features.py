@@ -30,6 +30,7 @@ class Origin(NamedTuple):
     schedule: str
     steps: str
     denoise: str
+    refine: str = "0"
 
 
 class Features(NamedTuple):

@@ -6,16 +6,31 @@ import torch
 from torch import Tensor
 
 
+class Refine(NamedTuple):
+    """How one step of an inversion asks the model again (ReNoise, arXiv 2403.14602): so many `rounds`, each at the estimate of the last.
+    The step goes along the mean of the predictions `first` to `last` - 1 of the rounds + 1, or along the last if there are none of these.
+    """
+    rounds: int
+    first: int
+    last: int
+
+    def mean(self, predictions: list[Tensor]) -> Tensor:
+        chosen = predictions[self.first:self.last] or predictions[-1:]
+        return sum(chosen) / len(chosen)
+
+
 class Schedule(NamedTuple):
     """Sigmas of one inversion and the sampling that follows it.
 
     inversion  (N + 1,)  ascending: x goes from inversion[0], where the clean latent is put, to inversion[-1]
     evaluated  (N,)      the sigma the model is evaluated at on each inversion step: features are kept under these
     sampling   (M + 1,)  descending, for any sampler: starts from the inverted latent, ends at the clean one
+    refine     N Refine  of each inversion step, or none
     """
     inversion: Tensor
     evaluated: Tensor
     sampling: Tensor
+    refine: tuple[Refine, ...] = ()
 
 
 def official_schedule(sigmas: Tensor, steps: int) -> Schedule:
@@ -46,6 +61,21 @@ def ddim_schedule(sampling: Tensor) -> Schedule:
     return Schedule(inversion, inversion[1:], sampling)
 
 
+def refined(schedule: Schedule, rounds: int, quarter: float) -> Schedule:
+    """With the rounds that ReNoise's code takes where it is asked for `rounds`; `quarter` is the sigma at a quarter of the noise schedule.
+
+    Below that, at most five rounds and a mean over the first five predictions; above, the last prediction, or of nine rounds and more a
+    mean of the ninth and tenth. ValueError unless each step is evaluated where it goes to.
+    """
+    if not rounds:
+        return schedule
+    if not torch.equal(schedule.evaluated, schedule.inversion[1:]):
+        raise ValueError("refine asks the model again where a step goes to, and the schedule official asks it where a step begins. "
+                         "Take the schedule ddim, or set refine to 0.")
+    low, high = Refine(min(rounds, 5), 0, 5), Refine(rounds, 8, 10)
+    return schedule._replace(refine=tuple(low if sigma < quarter else high for sigma in schedule.evaluated.tolist()))
+
+
 def check_falling(sampling: Tensor, name: str, steps: int):
     """ValueError unless the sigmas (M + 1,) that the scheduler `name` gave for `steps` are numbers that fall from each to the next."""
     if not sampling.isfinite().all():
@@ -58,4 +88,4 @@ def check_falling(sampling: Tensor, name: str, steps: int):
 def last_steps(schedule: Schedule, steps: int) -> Schedule:
     """Only the last `steps` of the sampling, and the inversion up to there."""
     return schedule._replace(inversion=schedule.inversion[:steps + 1], evaluated=schedule.evaluated[:steps],
-                             sampling=schedule.sampling[-(steps + 1):])
+                             sampling=schedule.sampling[-(steps + 1):], refine=schedule.refine[:steps])

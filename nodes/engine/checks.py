@@ -166,15 +166,15 @@ def captured(whose: str, features: Features):
                          "that they come from.")
 
 
-def inverted_style(noise: torch.Tensor, features: Features, schedule: str, steps: int, denoise: float):
+def inverted_style(noise: torch.Tensor, features: Features, schedule: str, steps: int, denoise: float, refine: int):
     """ValueError unless these are noise and features of one inversion like that of the content."""
     if noise.shape != features.latent.shape or torch.equal(noise.cpu(), features.latent.cpu()):
         raise ValueError("With style_features, style is the noise that belongs to them. Connect noise and features of one Load StyleID "
                          "Features or DDIM Invert.")
     made = features.origin
-    if made is not None and made[2:] != (schedule, str(steps), f"{denoise:g}"):
-        raise ValueError(f"The style_features were inverted in {made.steps} steps of the schedule {made.schedule}, denoise {made.denoise}. "
-                         "Set the same here.")
+    if made is not None and made[2:] != (schedule, str(steps), f"{denoise:g}", str(refine)):
+        raise ValueError(f"The style_features were inverted in {made.steps} steps of the schedule {made.schedule}, denoise {made.denoise}, "
+                         f"refine {made.refine}. Set the same here.")
 
 
 def saved(noise: torch.Tensor, features: Features, readable: bool):

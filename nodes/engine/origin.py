@@ -10,8 +10,8 @@ from ...styleid_core.features import Origin
 SAMPLES = 16  # tensors of a model that are looked at
 
 
-def origin_of(model: ModelPatcher, positive: list, schedule: str, steps: int, denoise: float) -> Origin:
-    return Origin(fingerprint(model), hashed([prompt for prompt, _ in positive]), schedule, str(steps), f"{denoise:g}")
+def origin_of(model: ModelPatcher, positive: list, schedule: str, steps: int, denoise: float, refine: int) -> Origin:
+    return Origin(fingerprint(model), hashed([prompt for prompt, _ in positive]), schedule, str(steps), f"{denoise:g}", str(refine))
 
 
 def fingerprint(model: ModelPatcher) -> str:

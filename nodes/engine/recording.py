@@ -55,12 +55,13 @@ class Recorder:
 
     Each of them gets memory of its own, so that each can be let go alone.
     """
-    def __init__(self, model: ModelPatcher, request: CaptureRequest, latents: list[torch.Tensor], device: torch.device):
+    def __init__(self, model: ModelPatcher, request: CaptureRequest, latents: list[torch.Tensor], device: torch.device, rounds: list[int]):
         self.patcher, self.model = weakref.ref(model), weakref.ref(model.model)
         self.request, self.latents = request, latents
         ends = list(accumulate(map(len, latents)))
         self.parts = [slice(end - len(latent), end) for end, latent in zip(ends, latents)]
         self.shape = (ends[-1], *latents[0].shape[-2:])
+        self.rounds, self.left = rounds, 0  # how often each step asks again, and how often the one at hand still will
         self.sigmas: list[float] = []
         self.sources = [Recomputed([]) if request.device == RECOMPUTE else Kept([]) for _ in latents]
         self.keep = [keeper(model.load_device, device) for _ in latents]
@@ -69,11 +70,18 @@ class Recorder:
 
     def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
         sigma = float(transformer_options["sigmas"][0])
-        if (len(x), *x.shape[-2:]) != self.shape or sigma in self.sigmas:
+        again = self.left > 0 and sigma == self.sigmas[-1]
+        if (len(x), *x.shape[-2:]) != self.shape or sigma in self.sigmas and not again:
             raise ValueError("An inversion needs the whole picture in one model call for a step, and another node makes several: for "
                              "tiles, parts of the frames, or to compare them. Remove it from the model that is inverted.")
-        self.sigmas.append(sigma)
+        if again:
+            self.left -= 1
+        else:
+            self.left = self.rounds[min(len(self.sigmas), len(self.rounds) - 1)]
+            self.sigmas.append(sigma)
         arguments = [x, timesteps, context, y, control]
+        if self.left:
+            return self.call(executor, *arguments, transformer_options, **kwargs)
         if self.request.device == RECOMPUTE:
             self.keep_call([*arguments, kwargs], transformer_options)
         output = self.call(executor, *arguments, transformer_options, **kwargs)
@@ -116,8 +124,9 @@ def keeper(source: torch.device, device: torch.device) -> Callable[[torch.Tensor
     return Slabs().keep if source.type == "cuda" else torch.clone
 
 
-def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.device) -> tuple:
-    """(clone of MODEL, its Recorder) for one inversion of `latents` (B, C, H, W), which does what `request_capture` asked for.
+def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.device, rounds: list[int]) -> tuple:
+    """(clone of MODEL, its Recorder) for one inversion of `latents` (B, C, H, W), which does what `request_capture` asked for. Of a step
+    that asks the model again, as often as its `rounds` say, the last call is kept.
 
     The clone injects nothing and has no guidance and no cache of model calls, even if MODEL does: an inversion follows the bare
     prediction of every step.
@@ -131,7 +140,7 @@ def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.devic
     for name in GUIDANCE:
         m.model_options.pop(name, None)
     request = requested_capture(model)
-    recorder = Recorder(m, request, latents, device)
+    recorder = Recorder(m, request, latents, device, rounds)
     if request.blocks:
         m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)
         if request.device != RECOMPUTE:

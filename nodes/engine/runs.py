@@ -12,7 +12,7 @@ from comfy.model_patcher import ModelPatcher
 
 from ...styleid_core.ddim import sample_ddim_inversion
 from ...styleid_core.paths import Diffusion
-from ...styleid_core.schedules import Schedule, check_falling, ddim_schedule, last_steps, official_schedule
+from ...styleid_core.schedules import Schedule, check_falling, ddim_schedule, last_steps, official_schedule, refined
 from . import checks, logger
 from .compilation import call, own_graphs
 from .families import family_of
@@ -24,8 +24,9 @@ from .recording import record, requested_capture
 SCHEDULES = ["official", "ddim", *(name for name in comfy.samplers.SCHEDULER_NAMES if name != "ddim_uniform")]
 
 
-def make_schedule(model: ModelPatcher, name: str, steps: int, denoise: float = 1.0) -> Schedule:
-    """Sigmas of one of SCHEDULES on the noise schedule of MODEL; with `denoise` below 1 the last `steps` of steps / denoise.
+def make_schedule(model: ModelPatcher, name: str, steps: int, denoise: float = 1.0, refine: int = 0) -> Schedule:
+    """Sigmas of one of SCHEDULES on the noise schedule of MODEL; with `denoise` below 1 the last `steps` of steps / denoise; `refine` as
+    in `refined`.
 
     ValueError for a model of no family, or whose path from picture to noise cannot be inverted.
     """
@@ -40,6 +41,7 @@ def make_schedule(model: ModelPatcher, name: str, steps: int, denoise: float = 1
         check_falling(schedule.sampling, name, total)
     if len(schedule.evaluated) != total:
         logger.warning("The schedule %s has no grid of %d steps on this model, and takes one of %d.", name, total, len(schedule.evaluated))
+    schedule = refined(schedule, refine, float(model_sampling.percent_to_sigma(0.75)))
     return schedule if denoise == 1 else last_steps(schedule, steps)
 
 
@@ -109,8 +111,10 @@ def invert(model: ModelPatcher, positive, latents: list[torch.Tensor], schedule:
     (B, C, H, W), which are inverted as one batch.
     """
     steps, samples = len(schedule.evaluated), torch.cat(latents)
-    m, recorder = record(model, latents, make_room(model, requested_capture(model), list(samples.shape), steps))
-    sampler = comfy.samplers.KSAMPLER(sample_ddim_inversion, {"evaluated": schedule.evaluated, "path": path_of(model)})
+    rounds = [each.rounds for each in schedule.refine] or [0] * steps
+    m, recorder = record(model, latents, make_room(model, requested_capture(model), list(samples.shape), steps), rounds)
+    sampler = comfy.samplers.KSAMPLER(sample_ddim_inversion, {"evaluated": schedule.evaluated, "path": path_of(model),
+                                                              "refine": schedule.refine})
     start = carried(model, samples, torch.zeros(()), schedule.inversion[0])
     with own_graphs(m.model_options, m.wrappers) if recorder.request.blocks else nullcontext(call) as recorder.call:
         x = run_sampler(m, positive, start, sampler, schedule.inversion, callback)
@@ -118,12 +122,12 @@ def invert(model: ModelPatcher, positive, latents: list[torch.Tensor], schedule:
     return list(zip(noise.split([len(latent) for latent in latents]), recorder.features(steps)))
 
 
-def invert_latent(model: ModelPatcher, latent: dict, positive: list, steps: int, schedule: str, denoise: float) -> tuple:
+def invert_latent(model: ModelPatcher, latent: dict, positive: list, steps: int, schedule: str, denoise: float, refine: int) -> tuple:
     """(LATENT of the noise, Features, sigmas (N + 1,) to sample with), as DDIM Invert says."""
     checks.numbers(denoise=denoise)
     samples = checks.picture(latent, "input")
     check_channels(model, samples, "input")
-    plan = make_schedule(model, schedule, steps, denoise)
+    plan = make_schedule(model, schedule, steps, denoise, refine)
     check_inverted(model, "positive", positive, plan.evaluated)
     [callback] = progress(model, len(plan.evaluated))
     [(noise, features)] = invert(model, positive, [samples], plan, callback)
@@ -132,7 +136,7 @@ def invert_latent(model: ModelPatcher, latent: dict, positive: list, steps: int,
         # Only Inject Style K/V knows what is to be seen outside the mask; a bare sampler would show this noise there.
         checks.unused_mask(latent, "input")
         del output["noise_mask"]
-    return output, features._replace(origin=origin_of(model, positive, schedule, steps, denoise)), plan.sampling
+    return output, features._replace(origin=origin_of(model, positive, schedule, steps, denoise, refine)), plan.sampling
 
 
 def in_batches(model: ModelPatcher, latents: list[torch.Tensor]) -> list[list[torch.Tensor]]:

@@ -42,7 +42,7 @@ class Options(NamedTuple):
     negative, cfg        classifier-free guidance of the sampling, from the noise level `cfg_max_sigma` (for data of unit deviation) down:
                          above it, guidance would burn the colors that AdaIN set
     inversion_positive   CONDITIONING of both inversions; None: that of the sampling
-    denoise              see `make_schedule`
+    denoise, refine      see `make_schedule`
     inject_into, start_percent, end_percent    as in `Style`
     feature_dtype, feature_device              as in `CaptureRequest`
     auto_temperature, gamma_curve, temperature_curve    `Style.auto_tau`, `gamma_curve`, `tau_curve`
@@ -60,6 +60,7 @@ class Options(NamedTuple):
     auto_temperature: bool = False
     gamma_curve: Curve | None = None
     temperature_curve: Curve | None = None
+    refine: int = 0
 
     def __repr__(self) -> str:
         """Short: with every error ComfyUI keeps the text of a node's inputs in its history, and prompts are tensors."""
@@ -140,7 +141,7 @@ def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, ste
         check_channels(model, samples, name)
     checks.unused_mask(style, "style")
     recording = request_capture(model, blocks, options.feature_dtype, options.feature_device) if blocks.strip() else model
-    plan = make_schedule(model, schedule, steps, options.denoise)
+    plan = make_schedule(model, schedule, steps, options.denoise, options.refine)
     cfg_limit = path_of(model).sigma(options.cfg_max_sigma)
     given = options.inversion_positive
     name, inverted_with = ("positive", positive) if given is None else ("inversion_positive", given)
@@ -155,10 +156,10 @@ def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, ste
     request = requested_capture(recording)
     if style_features is not None:
         checks.captured("style_", style_features)
-        checks.inverted_style(z_style, style_features, schedule, steps, options.denoise)
+        checks.inverted_style(z_style, style_features, schedule, steps, options.denoise, options.refine)
         READERS[type(style_features.source)].check("style", style_features, model)
         checks.chosen_blocks(blocks, request.blocks, style_features.blocks)
-    recipe = recipe_of(model, inverted_with, schedule, steps, options.denoise, request.dtype, request.device)
+    recipe = recipe_of(model, inverted_with, schedule, steps, options.denoise, options.refine, request.dtype, request.device)
     inverted = [recall(z_content, recipe, request.blocks), recall(z_style, recipe, request.blocks) if style_features is None else
                 (z_style, only_blocks(style_features, request.blocks))]
     batches = in_batches(model, [z for z, known in zip((z_content, z_style), inverted) if known is None])

@@ -5,7 +5,7 @@ import torch
 
 from styleid_core.ddim import sample_ddim, sample_ddim_inversion
 from styleid_core.paths import Diffusion, vp_scale
-from styleid_core.schedules import ddim_schedule, last_steps, official_schedule
+from styleid_core.schedules import Refine, ddim_schedule, last_steps, official_schedule, refined
 
 ALPHAS = (1 - torch.linspace(0.00085 ** 0.5, 0.012 ** 0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
 SIGMAS = ((1 - ALPHAS) / ALPHAS).sqrt()
@@ -102,6 +102,31 @@ def test_ddim_schedule_gives_the_picture_back(steps, limit):
                                   evaluated=lower_ends, path=Diffusion())
     worse = (sample_ddim(model, noise, schedule.sampling, disable=True) - z).norm() / z.norm()
     assert worse > 4 * error
+
+
+def test_each_round_brings_the_picture_closer():
+    """The same data in 8 steps: with every further round the step comes nearer to the inverse of the one that is sampled."""
+    def model(x, sigma):
+        return x * 0.8 ** 2 / (0.8 ** 2 + sigma[0] ** 2)
+
+    z = 0.8 * torch.randn(1, 4, 32, 32, dtype=torch.float64)
+    plain = ddim_schedule(torch.cat([SIGMAS[1::125].flip(0), torch.zeros(1)]))
+    errors = []
+    for rounds in range(5):
+        schedule = refined(plain, rounds, quarter=0.0)  # at which the last prediction counts
+        noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated, path=Diffusion(),
+                                      refine=schedule.refine)
+        errors.append((sample_ddim(model, noise, schedule.sampling, disable=True) - z).norm() / z.norm())
+    assert all(b < 0.75 * a for a, b in zip(errors, errors[1:])), errors
+
+
+def test_the_mean_of_the_rounds():
+    values = [torch.tensor(float(i)) for i in range(11)]
+    low, high = refined(ddim_schedule(SIGMAS.flip(0)[::100]), 9, quarter=1.0).refine[:1] + refined(
+        ddim_schedule(SIGMAS.flip(0)[::100]), 9, quarter=0.0).refine[:1]
+    assert (low.rounds, high.rounds) == (5, 9)
+    assert low.mean(values[:6]) == 2.0 and high.mean(values[:10]) == 8.5  # of 0 to 4, and of 8 and 9
+    assert Refine(3, 8, 10).mean(values[:4]) == 3.0, "the last where none is in the range"
 
 
 def test_edm_data_has_a_deviation_of_its_own():

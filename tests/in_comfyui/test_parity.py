@@ -6,7 +6,7 @@ import json
 import comfy.supported_models
 import pytest
 import torch
-from cases import Golden, from_latent, invert_both, relative_error
+from cases import Golden, from_latent, invert_both, relative_error, to_latent
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.model_base import ModelType
 from comfy.samplers import KSAMPLER
@@ -147,6 +147,43 @@ def test_gamma_curves(pack, pack_module, model, invert, assert_parity, shape):
                              gamma_curve=curve)
     z = from_latent(sample_custom(m, golden.positive, sigmas, start)) / pack_module("styleid_core.paths").vp_scale(sigmas[-1])
     assert_parity(f"50 steps, five nodes, gamma along {shape}", z, expected, CURVES)
+
+
+RENOISE_TIMESTEPS = [0, *range(1, 902, 100)]  # of its own grid, which begins at the cleanest
+
+
+@pytest.fixture(scope="module")
+def renoise():
+    with safe_open(ROOT / "tests" / "golden" / "renoise.safetensors", "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+
+
+def refined_inversion(pack_module, model, context, z, timesteps: list[int], rounds: int) -> list[torch.Tensor]:
+    """z (1, C, H, W) after each step up the timesteps."""
+    runs, schedules, vp_scale = (pack_module(name) for name in ("nodes.engine.runs", "styleid_core.schedules", "styleid_core.paths"))
+    sampling = model.get_model_object("model_sampling")
+    sigmas, trajectory = sampling.sigmas[timesteps], []
+    schedule = schedules.refined(schedules.ddim_schedule(sigmas.flip(0)), rounds, sampling.percent_to_sigma(0.75))
+    runs.invert(model, [[context, {}]], [to_latent(z)["samples"]], schedule,
+                lambda step, x0, x, total: trajectory.append(x / vp_scale.vp_scale(sigmas[step + 1])))
+    return trajectory
+
+
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_refined_inversion(pack_module, model, renoise, assert_parity, rounds):
+    """By the code of ReNoise."""
+    trajectory = refined_inversion(pack_module, model, renoise["context"], renoise["latent"], RENOISE_TIMESTEPS, rounds)
+    assert_parity(f"ReNoise, {rounds} rounds, trajectory", torch.cat(trajectory), renoise[f"n{rounds}.trajectory"], STAGE)
+
+
+@pytest.mark.parametrize("rounds", [5, 9])
+def test_each_refined_step(pack_module, model, renoise, assert_parity, rounds):
+    """From each state that ReNoise was in: so many rounds amplify the rounding of a whole inversion."""
+    expected = renoise[f"n{rounds}.trajectory"]
+    starts = torch.cat([renoise["latent"], expected[:-1]])
+    steps = [refined_inversion(pack_module, model, renoise["context"], z[None], RENOISE_TIMESTEPS[i:i + 2], rounds)[0]
+             for i, z in enumerate(starts)]
+    assert_parity(f"ReNoise, {rounds} rounds, step by step", torch.cat(steps), expected, STAGE)
 
 
 class PredictsV(UNetModel):
