@@ -15,6 +15,7 @@ from .nodes.save_styleid_features import SaveStyleIDFeatures
 from .nodes.styleid_curve import StyleIDCurve
 from .nodes.styleid_options import StyleIDOptions
 from .nodes.styleid_sampler import StyleIDSampler
+from .nodes.styleid_start_frequencies import StyleIDStartFrequencies
 from .nodes.styleid_sweep import StyleIDSweep
 
 WEB_DIRECTORY = "web"  # the help panel's pages, and what the page does when a preset is chosen
@@ -33,6 +34,7 @@ class StyleIDExtension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [StyleIDSampler, StyleIDOptions, CaptureSelfAttention, DDIMInvert, LatentAdaIN, InjectStyleKV, StyleIDCurve, StyleIDSweep,
+                StyleIDStartFrequencies,
                 SaveStyleIDFeatures, LoadStyleIDFeatures, *scores()]
 
 

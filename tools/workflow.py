@@ -64,7 +64,7 @@ def use_demo_model(prompt: dict) -> dict:
         node["inputs"] = {name: [loader, 1] if isinstance(value, list) and value[0] in encoders else value
                           for name, value in node["inputs"].items()}
         if node["class_type"] == "ControlNetLoader":
-            node |= {"class_type": "StyleIDDemoControlNet", "inputs": {}}
+            node |= {"class_type": "StyleIDDemoControlNet", "inputs": {"xl": xl}}
         elif node["class_type"] == "LoraLoader":
             names = ("model", "lora_name", "strength_model")
             node |= {"class_type": "LoraLoaderModelOnly", "inputs": {name: node["inputs"][name] for name in names}}

@@ -16,6 +16,7 @@ PRESETS = {
     "subtle": Preset(gamma=0.9, color_strength=0.6),
     "strong": Preset(gamma=0.4),
     "colors only": Preset(blocks=""),
+    "SDXL (AttenST)": Preset(color_strength=0.6, blocks="4-5"),  # arXiv 2503.07307
 }
 
 

@@ -5,12 +5,14 @@ from typing import NamedTuple
 
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.sample import prepare_noise
 from comfy.samplers import KSAMPLER
 
 from ...styleid_core.adain import adain
 from ...styleid_core.curves import Curve
 from ...styleid_core.ddim import sample_ddim
 from ...styleid_core.features import Features, only_blocks
+from ...styleid_core.frequencies import with_other_frequencies
 from ...styleid_core.masks import on_grid
 from ...styleid_core.schedules import Schedule
 from ...styleid_core.style import Style
@@ -86,6 +88,13 @@ def recolor(content: dict, style: dict, strength: float, mask: torch.Tensor | No
     if style_mask is not None:
         checks.measured(weights[1])
     return content | {"samples": adain(z_content, z_style, strength, *weights)}
+
+
+def start_frequencies(noise: dict, inner: float, outer: float, keep: float, seed: int) -> dict:
+    """The LATENT of an inversion with new noise in a band of its frequencies, as StyleID Start Frequencies says."""
+    checks.numbers(inner=inner, outer=outer, keep=keep)
+    z = checks.picture(noise, "noise")
+    return noise | {"samples": with_other_frequencies(z, prepare_noise(z, seed).to(z), inner, outer, keep)}
 
 
 def latent_mask(name: str, mask: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:

@@ -20,6 +20,15 @@ def test_strength_goes_from_the_content_to_the_full_result():
     torch.testing.assert_close(adain(content, style, 0.5), (content + adain(content, style)) / 2)
 
 
+def test_the_content_aware_adain_of_attenst_is_the_strength():
+    """arXiv 2503.07307: the statistics are mixed, alpha of the style's and 1 - alpha of the content's."""
+    content, style, alpha = torch.randn(1, 4, 8, 8), 2 + 3 * torch.randn(1, 4, 9, 7), 0.6
+    mean, style_mean = (x.mean((2, 3), keepdim=True) for x in (content, style))
+    deviation, style_deviation = (x.std((2, 3), keepdim=True) for x in (content, style))
+    mixed = (alpha * style_deviation + (1 - alpha) * deviation) * (content - mean) / deviation + alpha * style_mean + (1 - alpha) * mean
+    torch.testing.assert_close(adain(content, style, alpha), mixed)
+
+
 def test_each_content_meets_its_own_style_and_one_content_many_styles():
     content, style = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 6, 6)
     torch.testing.assert_close(adain(content, style)[1:], adain(content[1:], style[1:]))

@@ -13,6 +13,7 @@ from tools.protocol.__main__ import main, parse_arguments
 from tools.protocol.graph import make_prompt
 from tools.protocol.method import Method, Pair, Results, Setting, all_pairs, check_method
 from tools.protocol.plots import draw_plots
+from tools.protocol.recipes import RECIPES
 from tools.protocol.report import read_row, write_csv, write_markdown
 from tools.protocol.servers import Queue
 
@@ -95,6 +96,14 @@ def test_a_folder_without_pictures(tmp_path, capsys):
     (tmp_path / "notes.txt").touch()
     assert main(["--content", str(tmp_path), "--style", str(tmp_path), "--out", str(tmp_path / "out")]) == 1
     assert "error: There is no readable picture (.bmp, .jpeg, .jpg, .png, .webp) in" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_sets_defaults_that_can_still_be_changed(recipe):
+    arguments = ["--content", "a", "--style", "b", "--out", "c", "--recipe", recipe]
+    options = vars(parse_arguments(arguments))
+    assert {name: options[name] for name in RECIPES[recipe]} == RECIPES[recipe]
+    assert parse_arguments([*arguments, "--steps", "7"]).steps == 7
 
 
 def test_a_curve_reaches_the_injection_and_belongs_to_the_folder(tmp_path, capsys):

@@ -15,6 +15,7 @@ INPUTS = {
                       "weight": 1.0, "mask": None, "style_mask": None, "blocks": "auto", "inject_into": "both", "start_percent": 0.0,
                       "end_percent": 1.0, "auto_temperature": False, "gamma_curve": None, "temperature_curve": None, "weight_curve": None},
     "StyleIDCurve": {"start": 1.0, "end": 0.5, "shape": "cosine"},
+    "StyleIDStartFrequencies": {"noise": None, "inner": 0.3, "outer": 0.9, "keep": 0.7, "seed": 0},
     "StyleIDSweep": {"gamma": "0.3, 0.5, 0.75", "temperature": "1, 1.5, 2"},
     "StyleIDSampler": {"model": None, "content": None, "style": None, "positive": None, "preset": "custom", "steps": 50, "gamma": 0.75,
                        "temperature": 1.5, "color_strength": 1.0, "blocks": "auto", "schedule": "official",
@@ -30,6 +31,7 @@ OUTPUTS = {
     "CaptureSelfAttention": ["MODEL"], "DDIMInvert": ["LATENT", "STYLEID_FEATURES", "SIGMAS"], "LatentAdaIN": ["LATENT"],
     "InjectStyleKV": ["MODEL"], "StyleIDSampler": ["LATENT"], "StyleIDOptions": ["STYLEID_OPTIONS"],
     "StyleIDCurve": ["CURVE"], "StyleIDSweep": ["FLOAT", "FLOAT", "STRING", "INT"],
+    "StyleIDStartFrequencies": ["LATENT"],
     "SaveStyleIDFeatures": [], "LoadStyleIDFeatures": ["LATENT", "STYLEID_FEATURES", "SIGMAS"],
     "StyleIDScores": ["FLOAT", "FLOAT", "FLOAT", "STRING"],
 }

@@ -164,11 +164,24 @@ def test_one_style_from_a_file_for_a_folder_of_contents(server, prompt, run):
 
 def test_sdxl_records_and_injects_its_own_blocks(prompt, run, picture):
     graph = prompt("styleid_sdxl")
-    [sampler] = find(graph, "StyleIDSampler")
-    sampler |= {"steps": 6, "schedule": "ddim"}
+    [sampler], [options] = find(graph, "StyleIDSampler"), find(graph, "StyleIDOptions")
+    sampler["steps"], options["refine"] = 6, 1
     injected = picture(run(graph))
+    sampler["preset"] = "custom"
     sampler["blocks"] = ""
     assert abs(injected - picture(run(graph))).mean() > 1
+
+
+@pytest.mark.parametrize(("class_type", "off"), [("ControlNetApplyAdvanced", {"strength": 0.0}),
+                                                 ("StyleIDStartFrequencies", {"keep": 1.0})])
+def test_what_holds_the_structure_changes_the_picture(prompt, run, picture, class_type, off):
+    graph = prompt("styleid_sdxl_structure")
+    for inversion in find(graph, "DDIMInvert"):
+        inversion["steps"] = 6
+    with_it = picture(run(graph))
+    for inputs in find(graph, class_type):
+        inputs |= off
+    assert abs(with_it - picture(run(graph))).mean() > 0.5
 
 
 def test_a_mistake_is_told_in_the_users_words(prompt, run):

@@ -37,8 +37,8 @@ class Inverted(NamedTuple):
 class Transfer:
     """The trained model with `pack`, its nodes; pictures are IMAGE tensors (B, H, W, 3) in 0..1."""
 
-    def __init__(self, pack: SimpleNamespace, schedule: str = "official", steps: int = 50):
-        self.pack, self.schedule, self.steps = pack, schedule, steps
+    def __init__(self, pack: SimpleNamespace, schedule: str = "official", steps: int = 50, refine: int = 0):
+        self.pack, self.schedule, self.steps, self.refine = pack, schedule, steps, refine
         self.model, self.vae, self.positive = load_trained_unet(), load_autoencoder(), conditioning()
 
     def encode(self, pictures: torch.Tensor) -> dict:
@@ -50,7 +50,7 @@ class Transfer:
     def invert(self, pictures: torch.Tensor) -> Inverted:
         [recording] = self.pack.CaptureSelfAttention(model=self.model, blocks="6-11")
         noise, features, sigmas = self.pack.DDIMInvert(model=recording, latent=self.encode(pictures), positive=self.positive,
-                                                       steps=self.steps, schedule=self.schedule)
+                                                       steps=self.steps, schedule=self.schedule, refine=self.refine)
         return Inverted(noise, features, sigmas)
 
     def sample(self, start: dict, sigmas: torch.Tensor, model=None) -> dict:
@@ -58,13 +58,15 @@ class Transfer:
         return sample_custom(model or self.model, self.positive, sigmas, start)
 
     def stylize(self, content: Inverted, style: Inverted, gamma: float = 0.75, temperature: float = 1.5, color_strength: float = 1.0,
-                inject: bool = True, observe=None) -> dict:
-        """LATENT of the result. `observe(q, k, heads)` sees every attention call of the captured blocks."""
+                inject: bool = True, observe=None, **more) -> dict:
+        """LATENT of the result; `more` are inputs of Inject Style K/V. `observe(q, k, heads)` sees every attention call of the captured
+        blocks.
+        """
         [start] = self.pack.LatentAdaIN(content=content.noise, style=style.noise, color_strength=color_strength)
         model = self.model
         if inject:
             [model] = self.pack.InjectStyleKV(model=model, content_features=content.features, style_features=style.features, gamma=gamma,
-                                              temperature=temperature)
+                                              temperature=temperature, **more)
         return self.sample(start, content.sigmas, observed(model, observe) if observe else model)
 
     def logit_deviations(self, content: Inverted, style: Inverted, **options) -> dict[float, float]:

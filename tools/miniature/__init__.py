@@ -51,13 +51,13 @@ class StyleIDDemoControlNet(io.ComfyNode):
             display_name="StyleID Demo ControlNet",
             category="styleid/demo",
             description="A small ControlNet for the demo model with seeded weights, not trained: it shows that a graph runs.",
-            inputs=[],
+            inputs=[io.Boolean.Input("xl", default=False, tooltip="For the demo model in the layout of SDXL.")],
             outputs=[io.ControlNet.Output()],
         )
 
     @classmethod
-    def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(load_controlnet())
+    def execute(cls, xl=False) -> io.NodeOutput:
+        return io.NodeOutput(load_controlnet(xl))
 
 
 class DemoExtension(ComfyExtension):

@@ -24,9 +24,10 @@ def sdxl_conditioning() -> list:
     return [[seeded_tensor("sdxl prompt", (1, 7, CONTEXT_DIM), 0, 1.0), {"pooled_output": torch.zeros(1, 1280)}]]
 
 
-def load_controlnet() -> comfy.controlnet.ControlNet:
-    """A ControlNet for SD 1.x in the layout of UNET."""
-    unet = {key: value for key, value in UNET.items() if key not in ("out_channels", "transformer_depth_output", "legacy")}
+def load_controlnet(xl: bool = False) -> comfy.controlnet.ControlNet:
+    """A ControlNet in the layout of UNET, or of SDXL."""
+    unet = SDXL if xl else UNET
+    unet = {key: value for key, value in unet.items() if key not in ("out_channels", "transformer_depth_output", "legacy")}
     network = ControlNet(hint_channels=3, legacy=False, **unet)
     network.load_state_dict({name: seeded_tensor(name, tuple(tensor.shape), 5, 1.0) for name, tensor in network.state_dict().items()})
     network.eval().requires_grad_(False)

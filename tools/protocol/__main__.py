@@ -16,6 +16,7 @@ from ..host import WORK, HostError, end_as_by_ctrl_c, running_host, say
 from ..server import serve
 from .method import Method, Results, Setting, all_pairs, check_method, readable_pictures
 from .plots import draw_contact_sheet, draw_plots
+from .recipes import RECIPES
 from .report import measure, read_row, write_csv, write_markdown
 from .servers import stylize_on_servers
 
@@ -44,16 +45,20 @@ def parse_arguments(arguments: list[str] | None):
     where.add_argument("--server", type=server_url, action="append", default=[], metavar="URL",
                        help="a running ComfyUI with this pack; several share the work (default: one is started)")
     where.add_argument("--ray", metavar="ADDRESS", help='a Ray cluster: "auto", "local" or ray://HOST:PORT')
+    parser.add_argument("--recipe", choices=RECIPES, default="styleid", help="sets the defaults of what follows")
     parser.add_argument("--gamma", type=float, nargs="+", default=[0.75])
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.5])
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--side", type=int, default=512, help="of the square that every picture is cut to, in pixels")
     parser.add_argument("--blocks", default="auto")
     parser.add_argument("--schedule", default="official")
+    parser.add_argument("--color-strength", type=float, default=1.0)
+    parser.add_argument("--refine", type=int, default=0)
     parser.add_argument("--gamma-curve", type=curve, metavar="SHAPE:START:END",
                         help="multiplies gamma over the sampling, such as cosine:1:0.5")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="weights of the metrics' networks")
     parser.add_argument("--metrics", nargs="+", metavar="NAME", help="as python -m styleid_core.metrics knows them; none: only stylize")
+    parser.set_defaults(**RECIPES[parser.parse_known_args(arguments)[0].recipe])
     return parser.parse_args(arguments)
 
 
@@ -95,7 +100,7 @@ def evaluate(options):
     contents, unreadable_contents = readable_pictures(options.content)
     styles, unreadable_styles = readable_pictures(options.style)
     method = Method(options.checkpoint and Path(options.checkpoint).name, options.side, options.steps, options.blocks, options.schedule,
-                    options.gamma_curve)
+                    options.gamma_curve, options.color_strength, options.refine)
     out = options.out.resolve()
     check_method(out, method)
     settings = [Setting(*point) for point in product(options.gamma, options.temperature)]

@@ -25,7 +25,7 @@ def inversion_nodes(name: str, picture: str, method: Method, positive: list, vae
                                crop="center"),
         f"{name}_latent": node("VAEEncode", pixels=[f"{name}_square", 0], vae=vae),
         name: node("DDIMInvert", model=["capture", 0], latent=[f"{name}_latent", 0], positive=positive, steps=method.steps,
-                   schedule=method.schedule),
+                   schedule=method.schedule, refine=method.refine),
     }
 
 
@@ -67,7 +67,7 @@ def make_prompt(method: Method, content: str, style: str, setting: Setting) -> d
         "capture": node("CaptureSelfAttention", model=source["model"], blocks=method.blocks),
         **inversion_nodes("content", content, method, positive, vae),
         **inversion_nodes("style", style, method, positive, vae),
-        "start": node("LatentAdaIN", content=["content", 0], style=["style", 0], color_strength=1.0),
+        "start": node("LatentAdaIN", content=["content", 0], style=["style", 0], color_strength=method.color_strength),
         "inject": node("InjectStyleKV", model=source["model"], content_features=["content", 1], style_features=["style", 1],
                        gamma=setting.gamma, temperature=setting.temperature, **curve),
         "euler": node("KSamplerSelect", sampler_name="euler"),

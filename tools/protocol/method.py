@@ -23,6 +23,8 @@ class Method(NamedTuple):
     blocks: str
     schedule: str
     gamma_curve: tuple[str, float, float] | None = None
+    color_strength: float = 1.0
+    refine: int = 0
 
 
 class Setting(NamedTuple):
