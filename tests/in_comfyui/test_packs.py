@@ -179,7 +179,39 @@ def test_samplers_of_others(pack, model, case, loaded, inputs, case_of, record_p
                                   "comfyui-prompt-control"])
 def test_packs_whose_models_are_not_here_load_beside_ours(loaded, name, record_property):
     loaded(name)
-    record_property("beside", (versioned(name), "all nodes", "load beside ours; not run here"))
+    record_property("beside", (versioned(name), "what is not named here", "loads beside ours; not run"))
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+def test_the_windows_of_animatediff(pack, model, case, loaded, cfg, record_property):
+    """Two of four frames at a time; they do not see each other in an image model, so windows change nothing."""
+    loaded("ComfyUI-AnimateDiff-Evolved")
+    options = call("ADE_StandardStaticContextOptions", context_length=2, context_overlap=0)
+    windowed = call("ADE_UseEvolvedSampling", model=model, context_options=options)
+    [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11")
+    batches = [{"samples": torch.cat([latent["samples"].roll(4 * i, -1) for i in range(4)])} for latent in (case.content, case.style)]
+    (noise, content, sigmas), (_, style, _) = (
+        pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=3, schedule="ddim") for latent in batches)
+    results = []
+    for each in (model, windowed):
+        [m] = pack.InjectStyleKV(model=each, content_features=content, style_features=style, **SETTINGS)
+        results.append(sample_custom(m, case.positive, sigmas, noise, cfg=cfg, negative=[[case["context"].flip(1), {}]])["samples"])
+    torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
+    record_property("beside", (versioned("ComfyUI-AnimateDiff-Evolved"), "windows over frames", COMPOSES))
+
+
+def test_the_guider_of_kjnodes(pack, model, case, loaded, inputs, record_property):
+    """Guidance in a part of the sampling."""
+    loaded("ComfyUI-KJNodes")
+    noise, features, sigmas = inputs
+    [m] = pack.InjectStyleKV(model=model, **features)
+    results = []
+    for each in (m, paper_attention(model, **features)):
+        guider = call("ScheduledCFGGuidance", model=each, positive=case.positive, negative=[[case["context"].flip(1), {}]], cfg=3.0,
+                      start_percent=0.0, end_percent=0.97)
+        results.append(guider.sample(torch.zeros_like(noise["samples"]), noise["samples"], sampler_object("euler"), sigmas))
+    assert relative_error(*results) < 1e-4
+    record_property("beside", (versioned("ComfyUI-KJNodes"), "ScheduledCFGGuidance", COMPOSES))
 
 
 def test_a_reference_of_advanced_controlnet(pack, model, case, loaded, record_property):
