@@ -151,9 +151,9 @@ def test_temperature_sharpens_the_attention(deviations, measured):
     measured("with the style's keys, temperature 1.5", sharpened, at_least=foreign)
 
 
-@pytest.mark.skipif(OWN is not None, reason="the README speaks of the pictures here")
-def test_the_readme_says_what_was_measured(deviations):
-    text = " ".join((PICTURES.parents[1] / "README.md").read_text(encoding="utf-8").split())
+@pytest.mark.skipif(OWN is not None, reason="docs/settings.md speaks of the pictures here")
+def test_the_page_of_settings_says_what_was_measured(deviations):
+    text = " ".join((PICTURES.parents[1] / "docs" / "settings.md").read_text(encoding="utf-8").split())
     [told] = re.findall(r"(\d\.\d\d) with its own keys, (\d\.\d\d) with the style's, (\d\.\d\d) at temperature 1\.5", text)
     assert [float(value) for value in told] == pytest.approx(deviations, abs=0.02)
 

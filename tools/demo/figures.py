@@ -42,7 +42,7 @@ def save(figure, name: str):
 def draw_deviations(transfer: Transfer, content, style):
     figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for label, options in (("own keys", {"inject": False}), ("style's keys, temperature 1", {"temperature": 1.0}),
-                           ("style's keys, temperature 1.5", {})):
+                           ("style's keys, temperature 1.5", {}), ("style's keys, auto_temperature", {"auto_temperature": True})):
         values = list(transfer.logit_deviations(content, style, **options).values())
         axis.plot(range(1, len(values) + 1), values, label=label)
     axis.set(xlabel="sampling step", ylabel="deviation of attention logits")
