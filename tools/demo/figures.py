@@ -2,7 +2,7 @@
 
 import matplotlib.pyplot as plt
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import tools.in_process  # noqa: F401
 
@@ -39,6 +39,14 @@ def save(figure, name: str):
     say(f"Drawn: {FIGURES / name}")
 
 
+def draw_for_the_registry(style: torch.Tensor, pair: list[torch.Tensor]):
+    """A square icon of a style, and a content beside its result, all (1, H, W, 3), as a banner of 21:9."""
+    for name, picture, size in (("icon.jpg", style, (256, 256)), ("banner.jpg", torch.cat(pair, 2), (768, 330))):
+        image = Image.fromarray((picture[0].clamp(0, 1) * 255).round().byte().numpy())
+        ImageOps.fit(image, size, Image.Resampling.LANCZOS).save(FIGURES / name, quality=88)
+        say(f"Drawn: {FIGURES / name}")
+
+
 def draw_deviations(transfer: Transfer, content, style):
     figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for label, options in (("own keys", {"inject": False}), ("style's keys, temperature 1", {"temperature": 1.0}),
@@ -63,6 +71,7 @@ def main():
     blank = torch.ones_like(pictures[0])
     transfers = [[picture, *(stylize(content, style) for style in styles)] for picture, content in zip(pictures, contents)]
     save_grid([[blank, *painted], *transfers], ["", *SHOWN], "transfers.jpg")
+    draw_for_the_registry(painted[0], transfers[0][:2])
     content, style = contents[0], styles[0]
     save_grid([[stylize(content, style, gamma=gamma) for gamma in GAMMAS]], [f"gamma {gamma:g}" for gamma in GAMMAS], "gamma.jpg")
     save_grid([[stylize(content, style, **options) for options in ABLATION.values()]], list(ABLATION), "ablation.jpg")
