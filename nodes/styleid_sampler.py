@@ -23,15 +23,15 @@ class StyleIDSampler(io.ComfyNode):
                                                    "stylized."),
                 io.Latent.Input("style", tooltip="The encoded picture whose style is taken, of any size; one for all, or one for each."),
                 inputs.positive(),
-                io.Combo.Input("preset", options=[CUSTOM, *PRESETS], default=CUSTOM,
-                               extra_dict={"presets": {name: preset._asdict() for name, preset in PRESETS.items()}},
-                               tooltip="Fills in gamma, temperature, color_strength and blocks; custom leaves them to you."),
                 inputs.steps("Steps of each inversion and of the sampling, so three times as many model calls. The paper uses 50."),
                 inputs.gamma(),
                 inputs.temperature(),
                 inputs.color_strength(),
                 inputs.blocks(),
                 inputs.schedule(),
+                io.Combo.Input("preset", options=[CUSTOM, *PRESETS], default=CUSTOM, optional=True,
+                               extra_dict={"presets": {name: preset._asdict() for name, preset in PRESETS.items()}},
+                               tooltip="Fills in gamma, temperature, color_strength and blocks; custom leaves them to you."),
                 inputs.FeaturesType.Input("style_features", optional=True,
                                           tooltip="From Load StyleID Features, with its noise in style: the style is not inverted again."),
                 inputs.OptionsType.Input("options", optional=True, tooltip="From StyleID Options: guidance, denoise, memory, and more."),
@@ -40,8 +40,8 @@ class StyleIDSampler(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, content, style, positive, preset=CUSTOM, steps=50, gamma=0.75, temperature=1.5, color_strength=1.0,
-                blocks="auto", schedule="official", style_features=None, options=None) -> io.NodeOutput:
+    def execute(cls, model, content, style, positive, steps=50, gamma=0.75, temperature=1.5, color_strength=1.0, blocks="auto",
+                schedule="official", preset=CUSTOM, style_features=None, options=None) -> io.NodeOutput:
         values = chosen(preset, Preset(gamma, temperature, color_strength, blocks))
         return io.NodeOutput(stylize(model, content, style, positive, steps, *values, schedule, options or Options(),
                                      style_features))

@@ -7,7 +7,7 @@ app.registerExtension({
     name: "styleid.presets",
     beforeRegisterNodeDef(nodeType, nodeData) {
         if (nodeData.name !== "StyleIDSampler") return;
-        const { presets } = nodeData.input.required.preset[1];
+        const { presets } = nodeData.input.optional.preset[1];
         const onNodeCreated = nodeType.prototype.onNodeCreated;
         nodeType.prototype.onNodeCreated = function (...args) {
             onNodeCreated?.apply(this, args);

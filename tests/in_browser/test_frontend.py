@@ -72,7 +72,7 @@ SET = """([name, value]) => {
 
 @pytest.mark.parametrize("language", ["en"], indirect=True)
 def test_a_preset_fills_in_its_values_and_a_change_makes_it_custom(page, object_info):
-    presets = object_info["StyleIDSampler"]["input"]["required"]["preset"][1]["presets"]
+    presets = object_info["StyleIDSampler"]["input"]["optional"]["preset"][1]["presets"]
     page.load("styleid_simple")
 
     def sampler():

@@ -1,6 +1,6 @@
-"""What fewer steps and `refine` do to the built-in model: python -m tools.bench.recipes WEIGHTS
+"""What fewer steps, `refine` and other frequencies of the start do to the built-in model: python -m tools.bench.recipes WEIGHTS
 
-A table of the round trip and of transfers, by steps and rounds; WEIGHTS is a folder as tools.bench.registry_weights writes it.
+Two tables; WEIGHTS is a folder as tools.bench.registry_weights writes it.
 """
 
 import sys
@@ -18,7 +18,7 @@ from styleid_core.metrics.networks import load_lpips, load_vgg19
 
 from ..demo.draw_style import STYLES, draw
 from ..demo.measures import color_distance, psnr, structure_distance, texture_distance
-from ..demo.transfer import Transfer, as_image
+from ..demo.transfer import Inverted, Transfer, as_image
 from ..host import ROOT
 from ..pack import load_pack
 
@@ -26,45 +26,69 @@ STEPS, ROUNDS = (4, 8, 12, 20, 50), (0, 1, 2, 4)
 SHOWN = ("swirls", "embers", "waves", "ink")
 SIDE = 128
 CPU = torch.device("cpu")
-HEAD = "| steps | refine | model calls | round trip | structure | color | texture | LPIPS | CFSD | LPIPS to 50 steps |"
+BANDS = {"none": None, "0.3, 0.9, 0.7 (published)": (0.3, 0.9, 0.7), "0.3, 0.9, 0.85": (0.3, 0.9, 0.85), "0.2, 0.5, 0.4": (0.2, 0.5, 0.4)}
+STEPS_HEAD = "| steps | refine | model calls | round trip | structure | color | texture | LPIPS | CFSD | LPIPS to 50 steps |"
+BANDS_HEAD = "| inner, outer, keep | structure | color | texture | LPIPS | CFSD |"
 
 
-def measure(transfer: Transfer, contents: torch.Tensor, styles: torch.Tensor, networks: tuple) -> tuple[list[float], torch.Tensor]:
-    """(round trip in dB; distances of structure, LPIPS and CFSD to the contents, and shares of those of color and texture to the styles
-    that are left; the results (S, B, 3, H, W)) of all contents (B, 3, H, W) in all styles (S, 3, H, W).
+def decoded(transfer: Transfer, latent: dict) -> torch.Tensor:
+    return transfer.decode(latent).movedim(-1, 1)
+
+
+def round_trip(transfer: Transfer, images: torch.Tensor, content: Inverted) -> float:
+    """PSNR in dB of pictures that were inverted and sampled, to what the autoencoder makes of them."""
+    back = transfer.sample(content.noise, content.sigmas)
+    return psnr(decoded(transfer, back), decoded(transfer, transfer.encode(images))).mean().item()
+
+
+def distances(results: list[torch.Tensor], contents: torch.Tensor, styles: torch.Tensor, networks: tuple) -> list[str]:
+    """Structure; color and texture as the share of the distance to the style that is left; LPIPS; CFSD: of results (B, 3, H, W) for each
+    of the styles (S, 3, H, W).
     """
     lpips, vgg = networks
-    images = contents.movedim(1, -1)
-    inverted = transfer.invert(images)
-
-    def decoded(latent):
-        return transfer.decode(latent).movedim(-1, 1)
-
-    back = psnr(decoded(transfer.sample(inverted.noise, inverted.sigmas)), decoded(transfer.encode(images))).mean()
-    results = [decoded(transfer.stylize(inverted, transfer.invert(style[None].movedim(1, -1)))) for style in styles]
     rows = []
     for style, result in zip(styles, results):
         wanted = style.expand_as(result)
         left = [(distance(result, wanted) / distance(contents, wanted)).mean() for distance in (color_distance, texture_distance)]
         kept = torch.tensor([cfsd(a, b, vgg).mean for a, b in zip(contents, result)]).mean()
         rows.append(torch.stack([structure_distance(result, contents).mean(), *left, lpips(result, contents).mean(), kept]))
-    return [back.item(), *torch.stack(rows).mean(0).tolist()], torch.stack(results)
+    *values, kept = torch.stack(rows).mean(0).tolist()
+    return [*(f"{value:.3f}" for value in values), f"{kept:.2e}"]
+
+
+def print_table(head: str, rows: list[list[str]]):
+    print("\n".join(["", head, "|---:" * head.count(" |") + "|", *(f"| {' | '.join(row)} |" for row in rows)]), flush=True)
 
 
 @torch.inference_mode()
 def main(weights: Path):
     pack, networks = load_pack(), (load_lpips(weights, CPU).call, load_vgg19(weights, CPU).call)
-    contents = torch.cat([as_image(Image.open(path), SIDE) for path in sorted((ROOT / "tests" / "pictures").glob("*.jpg"))]).movedim(-1, 1)
-    styles = torch.cat([as_image(draw(STYLES[name]), SIDE) for name in SHOWN]).movedim(-1, 1)
-    lines, reference = [], None
-    for steps, rounds in sorted(product(STEPS, ROUNDS), key=lambda case: (-case[0], case[1])):
-        values, results = measure(Transfer(pack, "ddim", steps, rounds), contents, styles, networks)
-        reference = results if reference is None else reference
-        away = networks[0](results.flatten(0, 1), reference.flatten(0, 1)).mean()
-        cells = [f"{values[0]:.1f} dB", *(f"{value:.3f}" for value in values[1:5]), f"{values[5]:.2e}", f"{away:.3f}"]
-        lines.append(f"| {steps} | {rounds} | {steps * (3 + 2 * rounds)} | {' | '.join(cells)} |")
-        print(lines[-1], flush=True)
-    print("\n".join(["", HEAD, "|---:" * HEAD.count(" |") + "|", *reversed(lines)]))
+    images = torch.cat([as_image(Image.open(path), SIDE) for path in sorted((ROOT / "tests" / "pictures").glob("*.jpg"))])
+    painted = [as_image(draw(STYLES[name]), SIDE) for name in SHOWN]
+    contents, styles = images.movedim(-1, 1), torch.cat(painted).movedim(-1, 1)
+
+    def stylized(transfer: Transfer, content: Inverted) -> list[torch.Tensor]:
+        return [decoded(transfer, transfer.stylize(content, transfer.invert(style))) for style in painted]
+
+    rows, reference = {}, None
+    for steps, rounds in product(reversed(STEPS), ROUNDS):
+        transfer = Transfer(pack, "ddim", steps, rounds)
+        content = transfer.invert(images)
+        results = stylized(transfer, content)
+        reference = reference or results
+        away = networks[0](torch.cat(results), torch.cat(reference)).mean().item()
+        rows[steps, rounds] = [str(steps), str(rounds), str(steps * (3 + 2 * rounds)), f"{round_trip(transfer, images, content):.1f} dB",
+                               *distances(results, contents, styles, networks), f"{away:.3f}"]
+    print_table(STEPS_HEAD, [rows[case] for case in product(STEPS, ROUNDS)])
+
+    transfer = Transfer(pack)
+    content, rows = transfer.invert(images), []
+    for name, band in BANDS.items():
+        noise = content.noise
+        if band is not None:
+            [noise] = pack.StyleIDStartFrequencies(noise=noise, **dict(zip(("inner", "outer", "keep"), band)))
+        rows.append([name, *distances(stylized(transfer, content._replace(noise=noise)), contents, styles, networks)])
+    print_table(BANDS_HEAD, rows)
 
 
 if __name__ == "__main__":

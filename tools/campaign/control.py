@@ -2,7 +2,8 @@
 
 from .graphs import OURS
 
-PASSED_ON = {"CaptureSelfAttention": "model", "InjectStyleKV": "model", "LatentAdaIN": "content", "DDIMInvert": "latent"}
+PASSED_ON = {"CaptureSelfAttention": "model", "InjectStyleKV": "model", "LatentAdaIN": "content", "DDIMInvert": "latent",
+             "StyleIDStartFrequencies": "noise"}
 
 
 def without_us(prompt: dict) -> dict:

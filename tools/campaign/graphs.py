@@ -4,12 +4,14 @@ import random
 
 from .values import NOT_A_CHOICE, inputs_of
 
-OURS = ("CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDScores")
+OURS = ("CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDCurve",
+        "StyleIDStartFrequencies", "StyleIDScores")
 SIDES = (8, 8, 8, 9, 11, 16)
 STYLES = (1,) * 7 + (2,)  # how many of them in a batch
 ODD_SHAPES = ("0,4,8,8", "1,4,1,1", "1,4,2,3", "1,16,8,8", "1,3,8,8", "4,8,8", "1,4,1,8,8", "1,4,8,0", "1,4,64,4", "5,4,8,8", "1,4")
 ODD_FILLS = ("zeros", "nan", "infinite", "constant", "huge", "half")
 MASKS = ("left", "zeros", "ones", "two", "flat", "nan", "empty", "four", "small")
+REGIONS, CURVES = ("mask", "style_mask"), ("gamma_curve", "temperature_curve", "weight_curve")
 PROMPT_CHANGES = ("empty", "two", "area", "late", "wide", "nan", "long", "batch")
 
 
@@ -51,6 +53,18 @@ class Graph:
                              vae=[self.loader, 2]), 0]
         return link
 
+    def some(self, masks: tuple[str, ...] = (), curves: tuple[str, ...] = ()) -> dict:
+        """Links for some of these inputs."""
+        links = {}
+        for name in masks:
+            if self.rng.random() < 0.2:
+                kind = self.rng.choice(MASKS) if self.odd() else self.rng.choice(("left", "left", "ones", "zeros", "flat"))
+                links[name] = [self.add("CampaignMask", mask=kind, height=64, width=self.rng.choice((64, 40))), 0]
+        for name in curves:
+            if self.rng.random() < 0.2:
+                links[name] = [self.ours("StyleIDCurve"), 0]
+        return links
+
     def conditioning(self) -> list:
         link = [self.loader, 1]
         if self.odd():
@@ -81,6 +95,7 @@ def one_node(graph: Graph) -> dict:
     optional = {} if graph.odd() else {"negative": graph.conditioning()}
     if graph.rng.random() < 0.3:
         optional["inversion_positive"] = graph.conditioning()
+    optional |= graph.some(curves=CURVES[:2])
     options = {"options": [graph.ours("StyleIDOptions", **optional), 0]} if graph.rng.random() < 0.8 else {}
     sampler = graph.ours("StyleIDSampler", model=graph.any_model(), content=graph.latent(), style=graph.latent(STYLES),
                          positive=graph.conditioning(), **options)
@@ -95,15 +110,21 @@ def five_nodes(graph: Graph) -> dict:
     content = graph.ours("DDIMInvert", model=[recording, 0], latent=graph.latent(), positive=graph.conditioning())
     style = graph.ours("DDIMInvert", model=[recording, 0], latent=graph.latent(STYLES), positive=graph.conditioning())
     if rng.random() < 0.85:
-        shared = {name: graph.prompt[content]["inputs"][name] for name in ("steps", "schedule", "denoise")}
+        shared = {name: graph.prompt[content]["inputs"][name] for name in ("steps", "schedule", "denoise", "refine")}
         graph.prompt[style]["inputs"] |= shared
-    start = [graph.ours("LatentAdaIN", content=[content, 0], style=[style, 0]), 0]
-    injected = graph.ours("InjectStyleKV", model=graph.any_model(), content_features=[content, 1], style_features=[style, 1])
-    if rng.random() < 0.7:
-        graph.prompt[injected]["inputs"]["blocks"] = "auto"
+    start, model = [content, 0], graph.any_model()
+    if rng.random() < 0.2:
+        start = [graph.ours("StyleIDStartFrequencies", noise=start), 0]
+    for _ in range(rng.choice((1, 1, 2))):  # a second one adds the same style, elsewhere or in another way
+        start = [graph.ours("LatentAdaIN", content=start, style=[style, 0], **graph.some(REGIONS)), 0]
+        injected = graph.ours("InjectStyleKV", model=model, content_features=[content, 1], style_features=[style, 1],
+                              **graph.some(REGIONS, CURVES))
+        model = [injected, 0]
+        if rng.random() < 0.7:
+            graph.prompt[injected]["inputs"]["blocks"] = "auto"
     if graph.odd():
         start = [graph.add("SetLatentNoiseMask", samples=start, mask=[graph.add("SolidMask", value=0.5, width=64, height=64), 0]), 0]
-    return report(graph, sampled(graph, [injected, 0], start, [content, 2]))
+    return report(graph, sampled(graph, model, start, [content, 2]))
 
 
 def sampled(graph: Graph, model: list, start: list, sigmas: list) -> list:

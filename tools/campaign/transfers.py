@@ -38,6 +38,7 @@ def random_transfer(rng: random.Random) -> Transfer:
                     schedule=rng.choice(("official", "ddim", "karras", "normal")),
                     denoise=rng.choice((1.0, 1.0, 0.6)), inject_into=rng.choice(("both", "cond")),
                     feature_dtype=rng.choice(("auto", "fp16", "bf16", "int8")), feature_device=rng.choice(("auto", "cpu", "recompute")))
+    settings["refine"] = 0 if settings["schedule"] == "official" else rng.choice((0, 0, 1))
     return Transfer(rng.randrange(10 ** 6), contents, styles, sizes[0], rng.choice(sizes), rng.choice(("one", "five")), rng.random() < 0.3,
                     rng.random() < 0.3, rng.choice((1.0, 1.0, 3.0)), settings)
 
@@ -83,7 +84,7 @@ def one_node(pack, model, content: dict, style: dict, prompts: dict, settings: d
 def five_nodes(pack, model, content: dict, style: dict, prompts: dict, settings: dict) -> dict:
     capture = {name: settings[name] for name in ("blocks", "feature_dtype", "feature_device")}
     recording = pack.CaptureSelfAttention(model=model, **capture)[0]
-    path = {name: settings[name] for name in ("steps", "schedule", "denoise")}
+    path = {name: settings[name] for name in ("steps", "schedule", "denoise", "refine")}
     (noise, content_features, sigmas), (style_noise, style_features, _) = (
         pack.DDIMInvert(model=recording, latent=latent, positive=prompts["positive"], **path) for latent in (content, style))
     start = pack.LatentAdaIN(content=noise, style=style_noise, color_strength=settings["color_strength"])[0]

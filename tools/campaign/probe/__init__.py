@@ -50,6 +50,19 @@ class CampaignLatent:
         return (latent,)
 
 
+class CampaignMask:
+    """MASK as CampaignLatent has it."""
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MASK",), "make", CATEGORY
+
+    @classmethod
+    def INPUT_TYPES(cls):  # noqa: N802
+        masks = [name for name, make in CampaignLatent.MASKS.items() if make]
+        return {"required": {"mask": (masks, {}), "height": ("INT", {}), "width": ("INT", {})}}
+
+    def make(self, mask, height, width):
+        return (CampaignLatent.MASKS[mask](height, width),)
+
+
 class CampaignPicture:
     """IMAGE of a shape such as "1,64,64,3"."""
     RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "make", CATEGORY
@@ -125,4 +138,5 @@ class CampaignHealth:
         return {"ui": {"health": [told]}}
 
 
-NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in (CampaignLatent, CampaignPicture, CampaignPrompt, CampaignReport, CampaignHealth)}
+NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in (
+    CampaignLatent, CampaignMask, CampaignPicture, CampaignPrompt, CampaignReport, CampaignHealth)}
