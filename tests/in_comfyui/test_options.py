@@ -190,3 +190,14 @@ def test_a_sweep_runs_over_all_combinations(pack):
 def test_a_sweep_over_no_numbers_is_refused(pack, gamma, temperature, named):
     with pytest.raises(ValueError, match=f"{named}.* is no list of numbers from 0 to 1"):
         pack.StyleIDSweep(gamma=gamma, temperature=temperature)
+
+
+def test_start_frequencies_are_seeded_and_keep_what_is_not_damped(pack, case, inverted):
+    (noise, _, _), _ = inverted
+    noise = noise | {"noise_mask": torch.ones(1, 8, 8)}
+    [same] = pack.StyleIDStartFrequencies(noise=noise, keep=1.0)
+    assert torch.allclose(same["samples"], noise["samples"], rtol=1e-5, atol=1e-5) and same["noise_mask"] is noise["noise_mask"]
+    first, again, other = (pack.StyleIDStartFrequencies(noise=noise, seed=seed)[0]["samples"] for seed in (1, 1, 2))
+    assert torch.equal(first, again) and relative_error(other, first) > 1e-2
+    with pytest.raises(ValueError, match="The setting keep is nan"):
+        pack.StyleIDStartFrequencies(noise=noise, keep=float("nan"))
