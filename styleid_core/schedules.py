@@ -70,8 +70,8 @@ def refined(schedule: Schedule, rounds: int, quarter: float) -> Schedule:
     if not rounds:
         return schedule
     if not torch.equal(schedule.evaluated, schedule.inversion[1:]):
-        raise ValueError("refine asks the model again where a step goes to, and the schedule official asks it where a step begins. "
-                         "Take the schedule ddim, or set refine to 0.")
+        raise ValueError(f"refine {rounds} asks the model again where a step goes to, and the schedule official asks it where a step "
+                         "begins. Take the schedule ddim, or set refine to 0.")
     low, high = Refine(min(rounds, 5), 0, 5), Refine(rounds, 8, 10)
     return schedule._replace(refine=tuple(low if sigma < quarter else high for sigma in schedule.evaluated.tolist()))
 
