@@ -29,7 +29,7 @@ MEGAPIXELS = 0.1
 PICTURES = ("content.jpg", "style.jpg")
 SECOND_STYLE = "embers"
 CONTENTS = "styleid_contents"  # a folder of several
-WIDTH = 1600
+WIDTH = 1280
 STRENGTHS = {"LoraLoaderModelOnly": "strength_model", "ControlNetApplyAdvanced": "strength"}
 MARGINS = dict(left=80, top=90, right=20, bottom=120)  # where the page has its own buttons
 SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.Minimap.Visible": False}
@@ -96,7 +96,7 @@ def draw(page, example: Path, results: list[bytes]):
     page.wait_for_timeout(3000)
     clip = {"x": MARGINS["left"], "y": MARGINS["top"], "width": width, "height": height}
     shot = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
-    shot.resize((WIDTH, round(WIDTH * shot.height / shot.width)), Image.LANCZOS).save(example.with_suffix(".jpg"), quality=80)
+    shot.resize((WIDTH, round(WIDTH * shot.height / shot.width)), Image.LANCZOS).save(example.with_suffix(".jpg"), quality=78)
     say(f"Drawn: {example.with_suffix('.jpg')}")
 
 
