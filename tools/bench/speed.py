@@ -117,7 +117,7 @@ class Run:
         [start] = self.pack.LatentAdaIN(content=noise, style=style_noise)
         [m] = self.pack.InjectStyleKV(model=self.model, content_features=content, style_features=style)
         self.sample(m, start, sigmas)
-        return size(content.source.steps)
+        return size(content.source)
 
     def one_node(self, steps: int, device: str):
         # Copies, as the node remembers the inversions of the latents themselves.
