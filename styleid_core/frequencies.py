@@ -23,11 +23,11 @@ def with_other_frequencies(z: Tensor, noise: Tensor, inner: float, outer: float,
 
     The noise is brought to the range of what the same damping of the other frequencies leaves, for each picture alone.
     """
-    mask = band(tuple(z.shape[1:]), inner, outer).to(z.device)
-    spectrum = torch.fft.fftshift(torch.fft.fftn(z.double(), dim=(1, 2, 3)), dim=(1, 2, 3))
+    mask = torch.fft.ifftshift(band(tuple(z.shape[1:]), inner, outer)).to(z.device)
+    spectrum = torch.fft.fftn(z.double(), dim=(1, 2, 3))
 
     def filtered(weights: Tensor) -> Tensor:
-        return torch.fft.ifftn(torch.fft.ifftshift(spectrum * weights, dim=(1, 2, 3)), dim=(1, 2, 3)).real.to(z)
+        return torch.fft.ifftn(spectrum * weights, dim=(1, 2, 3)).real.to(z)
 
     low, high = filtered(mask + keep * (1 - mask)), filtered(keep * mask + 1 - mask)
     ranges = [(x.amax((1, 2, 3)) - x.amin((1, 2, 3))).view(-1, 1, 1, 1) for x in (low, noise)]

@@ -40,6 +40,12 @@ def find(prompt: dict, class_type: str) -> list[dict]:
     return [node["inputs"] for node in prompt.values() if node["class_type"] == class_type]
 
 
+def saving(inversion: str, prefix: str) -> dict:
+    """A node that saves what the DDIMInvert with that id gives."""
+    links = {name: [inversion, i] for i, name in enumerate(("noise", "features", "sigmas"))}
+    return {"class_type": "SaveStyleIDFeatures", "inputs": {**links, "filename_prefix": prefix}}
+
+
 def use_pictures(prompt: dict, names: tuple[str, ...], megapixels: float | None = None) -> dict:
     """The same prompt, changed in place: content and styles by their names in ComfyUI's input folder, scaled to so many megapixels.
 

@@ -104,6 +104,12 @@ def latent_mask(name: str, mask: torch.Tensor, samples: torch.Tensor) -> torch.T
     return on_grid(mask, tuple(samples.shape[-2:]))[:, None].to(samples)
 
 
+def check_features(name: str, features: Features, model: ModelPatcher):
+    """ValueError for features, of the content or the style as `name` says, that were not captured or that MODEL cannot sample with."""
+    checks.captured(f"{name}_", features)
+    READERS[type(features.source)].check(name, features, model)
+
+
 def inject_captured(model: ModelPatcher, blocks: str, style: Style) -> ModelPatcher:
     """A clone of MODEL that injects captured features: `blocks` is "auto" or empty for all that both were captured in.
 
@@ -112,8 +118,7 @@ def inject_captured(model: ModelPatcher, blocks: str, style: Style) -> ModelPatc
     checks.numbers(gamma=style.gamma, temperature=style.tau, weight=style.weight)
     checks.span(style.start, style.end)
     for name, features in (("content", style.content), ("style", style.features)):
-        checks.captured(f"{name}_", features)
-        READERS[type(features.source)].check(name, features, model)
+        check_features(name, features, model)
     family = family_of(model)
     chosen = checks.common_blocks(style.content, style.features, family.blocks(model))
     if blocks.strip().lower() not in ("", "auto"):
@@ -164,9 +169,8 @@ def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, ste
 
     request = requested_capture(recording)
     if style_features is not None:
-        checks.captured("style_", style_features)
+        check_features("style", style_features, model)
         checks.inverted_style(z_style, style_features, schedule, steps, options.denoise, options.refine)
-        READERS[type(style_features.source)].check("style", style_features, model)
         checks.chosen_blocks(blocks, request.blocks, style_features.blocks)
     recipe = recipe_of(model, inverted_with, schedule, steps, options.denoise, options.refine, request.dtype, request.device)
     inverted = [recall(z_content, recipe, request.blocks), recall(z_style, recipe, request.blocks) if style_features is None else

@@ -122,8 +122,8 @@ def test_each_round_brings_the_picture_closer():
 
 def test_the_mean_of_the_rounds():
     values = [torch.tensor(float(i)) for i in range(11)]
-    low, high = refined(ddim_schedule(SIGMAS.flip(0)[::100]), 9, quarter=1.0).refine[:1] + refined(
-        ddim_schedule(SIGMAS.flip(0)[::100]), 9, quarter=0.0).refine[:1]
+    plain = ddim_schedule(SIGMAS.flip(0)[::100])
+    low, high = (refined(plain, 9, quarter).refine[0] for quarter in (1.0, 0.0))
     assert (low.rounds, high.rounds) == (5, 9)
     assert low.mean(values[:6]) == 2.0 and high.mean(values[:10]) == 8.5  # of 0 to 4, and of 8 and 9
     assert Refine(3, 8, 10).mean(values[:4]) == 3.0, "the last where none is in the range"

@@ -160,12 +160,12 @@ def renoise():
 
 def refined_inversion(pack_module, model, context, z, timesteps: list[int], rounds: int) -> list[torch.Tensor]:
     """z (1, C, H, W) after each step up the timesteps."""
-    runs, schedules, vp_scale = (pack_module(name) for name in ("nodes.engine.runs", "styleid_core.schedules", "styleid_core.paths"))
+    runs, schedules, paths = (pack_module(name) for name in ("nodes.engine.runs", "styleid_core.schedules", "styleid_core.paths"))
     sampling = model.get_model_object("model_sampling")
     sigmas, trajectory = sampling.sigmas[timesteps], []
     schedule = schedules.refined(schedules.ddim_schedule(sigmas.flip(0)), rounds, sampling.percent_to_sigma(0.75))
     runs.invert(model, [[context, {}]], [to_latent(z)["samples"]], schedule,
-                lambda step, x0, x, total: trajectory.append(x / vp_scale.vp_scale(sigmas[step + 1])))
+                lambda step, x0, x, total: trajectory.append(x / paths.vp_scale(sigmas[step + 1])))
     return trajectory
 
 

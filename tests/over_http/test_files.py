@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tools.client import free
-from tools.workflow import find
+from tools.workflow import find, saving
 
 STEPS = 20
 
@@ -31,8 +31,7 @@ def files(server, prompt, run, saved):
         asyncio.run(free(server.url))
         graph, ids = five_nodes(prompt)
         for id in ids:
-            graph[f"save {id}"] = {"class_type": "SaveStyleIDFeatures", "inputs": {
-                "noise": [id, 0], "features": [id, 1], "sigmas": [id, 2], "filename_prefix": f"node {id}"}}
+            graph[f"save {id}"] = saving(id, f"node {id}")
         tried = run(graph)
         assert tried.status == "success" and tried.steps == 3 * STEPS
         saved["files"] = [tried.outputs[f"save {id}"]["text"][0] for id in ids]

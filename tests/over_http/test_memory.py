@@ -6,7 +6,7 @@ import threading
 import psutil
 import pytest
 
-from tools.workflow import find
+from tools.workflow import find, saving
 
 RUNS = 30
 STEPS = (5, 6)
@@ -41,7 +41,7 @@ def sampling(prompt):
     """
     graph = prompt("styleid_simple")
     [id] = [id for id, node in graph.items() if node["class_type"] == "StyleIDSampler"]
-    graph = {id: node for id, node in graph.items() if node["class_type"] not in ("VAEDecode", "SaveImage", "ImageCompare")}
+    graph = {id: node for id, node in graph.items() if node["class_type"] not in ("VAEDecode", "SaveImage")}
     graph["save"] = {"class_type": "SaveLatent", "inputs": {"samples": [id, 0], "filename_prefix": "memory"}}
     for inputs in find(graph, "ImageScaleToTotalPixels"):
         inputs["megapixels"] = 0.0625
@@ -55,8 +55,7 @@ def style_files(graph: dict, sampler: dict, run) -> dict[int, str]:
     for steps in STEPS:
         inverted = f"invert {steps}"
         nodes[inverted] = {"class_type": "DDIMInvert", "inputs": settings | {"steps": steps}}
-        nodes[f"save {steps}"] = {"class_type": "SaveStyleIDFeatures", "inputs": {
-            "noise": [inverted, 0], "features": [inverted, 1], "sigmas": [inverted, 2], "filename_prefix": f"memory {steps}"}}
+        nodes[f"save {steps}"] = saving(inverted, f"memory {steps}")
     outputs = run(graph | nodes).outputs
     return {steps: outputs[f"save {steps}"]["text"][0] for steps in STEPS}
 

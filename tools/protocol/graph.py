@@ -1,5 +1,6 @@
 """StyleID node by node as a prompt for ComfyUI's API."""
 
+from ..workflow import saving
 from .method import Method, Setting
 
 SAVE = "save"
@@ -40,8 +41,7 @@ class Inversions:
         file = self.files.get(self.picture(prompt))
         if file is not None:
             return prompt | {self.side: node("LoadStyleIDFeatures", file=file)}
-        save = node("SaveStyleIDFeatures", noise=[self.side, 0], features=[self.side, 1], sigmas=[self.side, 2], filename_prefix="evaluate")
-        return prompt | {SAVE: save}
+        return prompt | {SAVE: saving(self.side, "evaluate")}
 
     def learn(self, prompt: dict, outputs: dict):
         """From what a run of that prompt gave."""

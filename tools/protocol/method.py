@@ -96,8 +96,8 @@ def check_method(folder: Path, method: Method):
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(wanted, indent=1).encode())
-    found = json.loads(path.read_text(encoding="utf-8"))
-    different = [f"{name} {found.get(name)} (now {wanted[name]})" for name in wanted if found.get(name) != wanted[name]]
+    found = Method._field_defaults | json.loads(path.read_text(encoding="utf-8"))
+    different = [f"{name} {found[name]} (now {wanted[name]})" for name in wanted if found[name] != wanted[name]]
     if different:
         raise HostError(f"{folder} was begun with {', '.join(different)}. Name another folder with --out.")
 
