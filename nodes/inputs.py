@@ -58,8 +58,8 @@ def color_strength() -> io.Input:
                           tooltip="Latent AdaIN: 0 keeps the content's colors, 1 (the paper) takes all of the style's.")
 
 
-def blocks(tooltip: str = "Self-attention of the decoder: auto (blocks 6-11 in SD 1.x, 0-5 in SDXL), or numbers and ranges such as "
-                          "6,7,9-11.", **options) -> io.Input:
+def blocks(tooltip: str = "Which self-attention: auto (blocks 6-11 of the decoder in SD 1.x, 0-5 in SDXL, all but the first quarter "
+                          "of a transformer), or numbers and ranges such as 6,7,9-11, or double 5-18, single 0-37.", **options) -> io.Input:
     return io.String.Input("blocks", default="auto", tooltip=tooltip, **options)
 
 

@@ -18,7 +18,8 @@ class StyleIDSampler(io.ComfyNode):
                         "noise and samples it with the style's self-attention (StyleID, CVPR 2024).",
             search_aliases=["styleid", "style transfer", "style injection", "artistic style", "neural style"],
             inputs=[
-                io.Model.Input("model", tooltip="A UNet with self-attention: SD 1.x, SD 2.x, SDXL."),
+                io.Model.Input("model", tooltip="A UNet (SD 1.x, SD 2.x, SDXL) or a transformer (Flux, Chroma, Qwen-Image, Z-Image, "
+                                                "SD 3.5, Krea 2, and others)."),
                 io.Latent.Input("content", tooltip="The encoded picture, or a batch, whose shapes are kept; a mask on it limits what is "
                                                    "stylized."),
                 io.Latent.Input("style", tooltip="The encoded picture whose style is taken, of any size; one for all, or one for each."),

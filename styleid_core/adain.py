@@ -5,10 +5,10 @@ from torch import Tensor
 
 
 def adain(content: Tensor, style: Tensor, strength: float = 1.0, mask: Tensor | None = None, style_mask: Tensor | None = None) -> Tensor:
-    """Give `content` (B, C, H, W) the channel means and deviations of `style` (B or 1, C, any H, any W), per image.
+    """Give `content` (B, C, ..., H, W) the channel means and deviations of `style` (B or 1, C, ..., any H, any W), per image.
 
     `strength` goes from 0 (content unchanged) to 1 (the paper). Deviations are unbiased, over height and width. The masks, both
-    (B or 1, 1, H, W) in 0..1 of their picture, weigh what is measured; the content changes where `mask` is above 0, as far as it says.
+    (B or 1, 1, ..., H, W) in 0..1 of their picture, weigh what is measured; the content changes where `mask` is above 0, as far as it says.
     Where `mask` leaves nothing, it stays.
     One content with several styles, or the reverse, broadcasts over the batch.
     """
@@ -19,11 +19,11 @@ def adain(content: Tensor, style: Tensor, strength: float = 1.0, mask: Tensor | 
 
 
 def moments(z: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased deviation (B, C, 1, 1) of each channel of z (B, C, H, W), under weights (B or 1, 1, H, W) where there are any."""
+    """Mean and unbiased deviation of each channel of z (B, C, ..., H, W), under weights (B or 1, 1, ..., H, W) where there are any."""
     if weights is None:
-        return z.mean((2, 3), keepdim=True), z.std((2, 3), keepdim=True)
-    total = weights.sum((2, 3), keepdim=True).clamp_min(1e-12)
-    mean = (weights * z).sum((2, 3), keepdim=True) / total
+        return z.mean((-2, -1), keepdim=True), z.std((-2, -1), keepdim=True)
+    total = weights.sum((-2, -1), keepdim=True).clamp_min(1e-12)
+    mean = (weights * z).sum((-2, -1), keepdim=True) / total
     # Of weights that are all 1 the divisor is the number of values less one.
-    divisor = (total - (weights ** 2).sum((2, 3), keepdim=True) / total).clamp_min(1e-12)
-    return mean, torch.sqrt((weights * (z - mean) ** 2).sum((2, 3), keepdim=True) / divisor)
+    divisor = (total - (weights ** 2).sum((-2, -1), keepdim=True) / total).clamp_min(1e-12)
+    return mean, torch.sqrt((weights * (z - mean) ** 2).sum((-2, -1), keepdim=True) / divisor)

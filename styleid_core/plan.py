@@ -67,12 +67,23 @@ def some(tokens: Tensor, rows: Tensor | None) -> Tensor:
 
 def inputs(plan: list[KeySet], n: Tensor) -> tuple[Tensor, Tensor]:
     """(queries, keys and values) as the projections get them, both (batch, any, channels), in place of n (batch, tokens, channels)."""
-    queries = [some(n, part.rows) if part.n_content is None else
-               mix_query_input(some(n, part.rows), some(part.n_content, part.rows), part.gamma, part.tau) for part in plan]
-    keys = [n if part.n_style is None else part.n_style for part in plan]
-    if any(part.auto for part in plan):
-        keys.append(spread(n, KEYS))  # what the picture's own would be
-    return tuple(parts[0] if len(parts) == 1 else torch.cat(parts, 1) for parts in (queries, keys))
+    return queries(plan, n), keys(plan, n)
+
+
+def queries(plan: list[KeySet], n: Tensor) -> Tensor:
+    """Of all sets, in place of n."""
+    return joined([some(n, part.rows) if part.n_content is None else
+                   mix_query_input(some(n, part.rows), some(part.n_content, part.rows), part.gamma, part.tau) for part in plan])
+
+
+def keys(plan: list[KeySet], n: Tensor) -> Tensor:
+    """What gives keys and values of all sets, in place of n."""
+    own = [spread(n, KEYS)] if any(part.auto for part in plan) else []  # what the picture's own would be
+    return joined([n if part.n_style is None else part.n_style for part in plan] + own)
+
+
+def joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def spread(tokens: Tensor, count: int) -> Tensor:
@@ -93,7 +104,7 @@ def temperatures(q: Tensor, k_own: Tensor, k_style: Tensor, heads: int) -> Tenso
 
 def attend(plan: list[KeySet], tokens: int, heads: int, q: Tensor, k: Tensor, v: Tensor,
            attention: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-    """out (batch, tokens, channels) of the projected `inputs`; `attention(q, k, v)` is called for each set.
+    """out (batch, tokens, channels) of projected `queries` and `keys`; `attention(q, k, v)` is called for each set.
 
     A perturbed attention (PAG) hands the values on, so that every token attends to itself: those are then the picture's own, which has to
     be the first set.

@@ -142,7 +142,7 @@ def checked(path: Path, stamp: tuple[int, int], header: dict, tensors: dict[str,
         not sigmas or not blocks or len(set(blocks)) < len(blocks)
         or not all(0 < a < b < math.inf for a, b in zip(sigmas, [*sigmas[1:], 1e9]))
         or tensors.keys() != {name for step in names for block in step for name in block}
-        or noise.ndim != 4 or noise.shape != latent.shape or not all(map(finite, (noise, latent, sampling)))
+        or noise.ndim not in (4, 5) or noise.shape != latent.shape or not all(map(finite, (noise, latent, sampling)))
         or sampling.ndim != 1 or len(sampling) < 2 or not (sampling.diff() < 0).all() or sampling[-1] < 0
         or (mask is not None and not finite(mask))
         or (picture is not None and (picture.ndim != 3 or picture.shape[-1] != 3 or picture.dtype != torch.uint8))

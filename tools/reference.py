@@ -67,6 +67,50 @@ def formula_attention(model, *styles: Stylized):
     return m
 
 
+def formula_in_sequence(model, picture: slice, *styles: Stylized, order: list | None = None):
+    """The same for a transformer whose picture's tokens are `picture` of a sequence, and whose features are queries, keys and values after
+    the rotation: the others in the sequence are attended to as they are, and attend as they would. `order` are the blocks of all calls of
+    attention in a model that does not tell them.
+    """
+    m, calls = model.clone(), []
+
+    def block_of(options) -> tuple | None:
+        calls.append((options, options.get("block_index")))
+        if order:
+            return order[(len(calls) - 1) % len(order)]
+        again = len(calls) > 1 and calls[-2][0] is options and calls[-2][1] == options.get("block_index")
+        return None if again else (options.get("block_type", "block"), options.get("block_index"), 0)
+
+    def override(function, q, k, v, heads, mask=None, **kwargs):
+        options = kwargs["transformer_options"]
+        block = block_of(options)
+        if block not in styles[0].style.blocks:
+            return function(q, k, v, heads, mask=mask, **kwargs)
+        if kwargs.get("skip_reshape"):
+            q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        dtype = v.dtype
+        q, k, v = (x.reshape(*x.shape[:2], -1).double() for x in (q, k, v))
+        tokens = picture.stop - picture.start
+        start, end = (0, tokens) if q.shape[1] == tokens else (picture.start, picture.stop)
+        out = attention(q, k, v, heads)
+        weights = [each.weight * over_tokens(each.mask, each.content.latent, tokens).to(q) for each in styles]
+        total = sum(weights)
+        of_picture = (1 - total).clamp(min=0) * out[:, start:end]
+        for each, weight in zip(styles, weights):
+            step, at = nearest(each.style.sigmas, options["sigmas"][0]), each.style.blocks.index(block)
+            (q_content, *_), (_, k_style, v_style) = (features.source.steps[step][at].double().chunk(3, -1)
+                                                      for features in (each.content, each.style))
+            kept = over_tokens(each.style_mask, each.style.latent, k_style.shape[1])[:, 0] >= 0.5
+            k_style, v_style = (torch.cat([whole[:, :start], part[:, kept].expand(len(q), -1, -1), whole[:, end:]], 1)
+                                for part, whole in ((k_style, k), (v_style, v)))
+            of_picture += weight / total.clamp(min=1) * style_attention(q[:, start:end], q_content.expand(len(q), -1, -1), k_style, v_style,
+                                                                        heads, each.gamma, each.tau)
+        return torch.cat([out[:, :start], of_picture, out[:, end:]], 1).to(dtype)
+
+    m.model_options["transformer_options"]["optimized_attention_override"] = override
+    return m
+
+
 def paper_attention(model, content_features, style_features, gamma: float, temperature: float):
     """StyleID's own: one style that has all of the attention."""
     return formula_attention(model, Stylized(content_features, style_features, gamma, temperature))

@@ -37,9 +37,11 @@ def guidance(cfg: float, negative: list | None, inject_into: str):
 # Latents
 
 def picture(latent: dict, name: str) -> torch.Tensor:
-    """The samples (B, C, H, W) of a LATENT that holds a picture; ValueError for another shape, NaN, only zeros, or a single value."""
+    """The samples (B, C, H, W), or (B, C, 1, H, W) of a video model, of a LATENT that holds a picture; ValueError for another shape, NaN,
+    only zeros, or a single value.
+    """
     samples = latent["samples"]
-    if samples.ndim != 4:
+    if samples.ndim != 4 and not (samples.ndim == 5 and samples.shape[2] == 1):
         raise ValueError(f"The {name} latent has shape {list(samples.shape)}, and that of a picture is [batch, channels, height, width]. "
                          "Connect a picture through VAE Encode; video and audio latents are not supported.")
     if not torch.isfinite(samples).all():

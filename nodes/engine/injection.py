@@ -26,6 +26,7 @@ from .sources import READERS, replay, replay_all
 
 def keep_outside(mask: torch.Tensor, result: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
     """`result` where a ComfyUI noise mask is 1, and `original` untouched where it is 0."""
+    mask = mask.reshape(-1, *(1,) * (result.ndim - 3), *mask.shape[-2:])
     return original.to(result).lerp(result, comfy.sampler_helpers.prepare_mask(mask, result.shape, result.device))
 
 
@@ -66,26 +67,27 @@ class Injection:
         return [style for style, (highest, lowest) in zip(self.styles, self.ranges)
                 if lowest <= sigma <= highest and side in INJECT_INTO[style.inject_into]]
 
-    def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+    def model_call(self, executor, x, *arguments, **kwargs):
+        *arguments, transformer_options = arguments
         sigma, indices, uuids = float(transformer_options["sigmas"][0]), transformer_options["cond_or_uncond"], transformer_options["uuids"]
         active = [self.active(sigma, index, uuid) for index, uuid in zip(indices, uuids)]
         if all(same(styles, active[0]) for styles in active):
-            return self.uniform_call(executor, active[0], sigma, x, timesteps, context, y, control, transformer_options, kwargs)
+            return self.uniform_call(executor, active[0], sigma, [x, *arguments], transformer_options, kwargs)
         # Parts of the batch attend to other styles, or to their own keys, which may be of another number: one after the other.
-        arguments = [x, timesteps, context, y, control, kwargs]
+        arguments = [x, *arguments, kwargs]
         outputs = []
         for i, (index, uuid, styles) in enumerate(zip(indices, uuids, active)):
             *part, part_kwargs = rows(arguments, i, len(indices), len(x))
             options = transformer_options | {"cond_or_uncond": [index], "uuids": [uuid]}
-            outputs.append(self.uniform_call(executor, styles, sigma, *part, options, part_kwargs))
+            outputs.append(self.uniform_call(executor, styles, sigma, part, options, part_kwargs))
         return torch.cat(outputs)
 
-    def uniform_call(self, executor, styles, sigma, x, timesteps, context, y, control, transformer_options, kwargs):
+    def uniform_call(self, executor, styles, sigma, arguments, transformer_options, kwargs):
         """With the same styles for all of the batch."""
         if styles:
-            self.load(executor, styles, sigma, x, transformer_options)
+            self.load(executor, styles, sigma, arguments[0], transformer_options)
             transformer_options = self.family.call_options(transformer_options, self)
-        output = self.call(executor, x, timesteps, context, y, control, transformer_options, **kwargs)
+        output = self.call(executor, *arguments, transformer_options, **kwargs)
         self.plans = {}
         return output
 
@@ -130,7 +132,7 @@ class Injection:
         """Those that are not there yet, by the id of their source."""
         sources = {id(features.source) for style in styles for features in (style.content, style.features)}
         readers = {source: reader for source, reader in self.readers.items() if source in sources - self.features.keys()}
-        again = partial(replay, executor, family=self.family, blocks=self.blocks, device=device, options=transformer_options)
+        again = partial(replay, executor, model=self.model, blocks=self.blocks, device=device, options=transformer_options)
         computed = iter(replay_all([made for reader in readers.values() for made in reader.calls(sigma)], again,
                                    partial(fits_in_one_batch, self.model)))
         return {source: reader.take(sigma, computed) for source, reader in readers.items()}
@@ -149,6 +151,8 @@ class SampledWith:
 
     def __call__(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
         guider = executor.class_obj
+        # A copy: uni_pc writes into its sigmas, which on a CPU are those that ComfyUI keeps for the next run.
+        sigmas = sigmas.clamp(max=family_of(guider.model_patcher).path(guider.model_patcher).most)
         check_sampler(guider.model_patcher, getattr(guider, "cfg", 1.0), sampler, sigmas)
         injection = Injection(guider.model_patcher, self.styles, len(latent_image), sides_of(guider.conds))
         check_run(injection, latent_image, sigmas)
@@ -160,10 +164,9 @@ class SampledWith:
             logger.warning("The sampler adds fresh noise to the inverted latent, which loses the content. Turn its noise off.")
         run_options = guider.model_options
         injection.family.inject(run_options["transformer_options"], injection)
-        add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, injection.model_call, run_options, is_model_options=True)
-        # A copy: uni_pc writes into its sigmas, which on a CPU are those that ComfyUI keeps for the next run.
+        add_wrapper_with_key(injection.family.WRAPPED, KEY, injection.model_call, run_options, is_model_options=True)
         with own_graphs(run_options, run_options["transformer_options"]["wrappers"]) as injection.call:
-            output = executor(noise, latent_image, sampler, sigmas.clone(), None, *args, **kwargs)
+            output = executor(noise, latent_image, sampler, sigmas, None, *args, **kwargs)
         checks.prediction(output)
         blocks = [block for block, reached in injection.reached.items() if reached]
         checks.some_injected(blocks, len(injection.sigmas), len(sigmas), [style.inject_into for style in self.styles])

@@ -23,7 +23,7 @@ def fits_in_one_batch(model: ModelPatcher, shape: list[int]) -> bool:
 
 def feature_bytes(model: ModelPatcher, request: CaptureRequest, shape: list[int], steps: int) -> int:
     """What the inversion of latents of `shape` (B, C, H, W) keeps."""
-    batch, _, *size = shape
+    batch, size = shape[0], shape[-2:]
     dtype = model.model.get_dtype_inference()
     shapes = family_of(model).token_shapes(model, request.blocks, size)
     return batch * steps * sum(height * width * token_bytes(channels, request.dtype, dtype) for height, width, channels in shapes)

@@ -23,6 +23,8 @@ from .sources import ModelCall, Recomputed
 CAPTURE = "styleid_capture"
 GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "disable_cfg1_optimization")
 OF_ONE_RUN = ("wrappers", "callbacks", "sigmas", "sample_sigmas")  # among transformer_options
+INSIDE = {WrappersMP.DIFFUSION_MODEL: [WrappersMP.DIFFUSION_MODEL],  # kinds that a wrapper of this kind calls
+          WrappersMP.APPLY_MODEL: [WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL]}
 RECOMPUTE = "recompute"
 DEVICES = ["auto", "gpu", "cpu", RECOMPUTE]
 RAM = torch.device("cpu")
@@ -56,7 +58,7 @@ class Recorder:
     Each of them gets memory of its own, so that each can be let go alone.
     """
     def __init__(self, model: ModelPatcher, request: CaptureRequest, latents: list[torch.Tensor], device: torch.device, rounds: list[int]):
-        self.patcher, self.model = weakref.ref(model), weakref.ref(model.model)
+        self.patcher, self.model, self.family = weakref.ref(model), weakref.ref(model.model), family_of(model)
         self.request, self.latents = request, latents
         ends = list(accumulate(map(len, latents)))
         self.parts = [slice(end - len(latent), end) for end, latent in zip(ends, latents)]
@@ -68,7 +70,8 @@ class Recorder:
         self.call = call  # or compiled
         self.seen: dict[Block, torch.Tensor] = {}  # in the model call at hand
 
-    def model_call(self, executor, x, timesteps, context, y, control, transformer_options, **kwargs):
+    def model_call(self, executor, x, *arguments, **kwargs):
+        *arguments, transformer_options = arguments
         sigma = float(transformer_options["sigmas"][0])
         again = self.left > 0 and sigma == self.sigmas[-1]
         if (len(x), *x.shape[-2:]) != self.shape or sigma in self.sigmas and not again:
@@ -79,7 +82,7 @@ class Recorder:
         else:
             self.left = self.rounds[min(len(self.sigmas), len(self.rounds) - 1)]
             self.sigmas.append(sigma)
-        arguments = [x, timesteps, context, y, control]
+        arguments = [x, *arguments]
         if self.left:
             return self.call(executor, *arguments, transformer_options, **kwargs)
         if self.request.device == RECOMPUTE:
@@ -90,7 +93,8 @@ class Recorder:
         return output
 
     def keep_call(self, arguments: list, transformer_options: dict):
-        if transformer_options["wrappers"][WrappersMP.DIFFUSION_MODEL].keys() != {CAPTURE}:
+        wrappers = transformer_options["wrappers"]
+        if {key for kind in INSIDE[self.family.WRAPPED] for key in wrappers.get(kind, ())} != {CAPTURE}:
             raise ValueError("feature_device recompute cannot repeat what another node adds to the model calls of the inversion. "
                              "Set feature_device to auto, or remove that node from the model that is inverted.")
         options = {name: value for name, value in transformer_options.items() if name not in OF_ONE_RUN}
@@ -100,8 +104,8 @@ class Recorder:
 
     def keep_features(self):
         if self.seen.keys() != set(self.request.blocks):
-            raise ValueError("The inversion did not reach all of the chosen blocks: another node leaves parts of the UNet out. "
-                             "Remove it from the model that is inverted.")
+            raise ValueError("The inversion did not reach all of the chosen blocks: another node leaves parts of the model out, or this "
+                             "ComfyUI does not tell where they are. Remove it from the model that is inverted, or update ComfyUI.")
         # What is compiled into CUDA graphs, the next call would write its own n into.
         seen = self.seen if self.call is call else {block: n.clone() for block, n in self.seen.items()}
         for part, source, keep in zip(self.parts, self.sources, self.keep):
@@ -142,9 +146,7 @@ def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.devic
     request = requested_capture(model)
     recorder = Recorder(m, request, latents, device, rounds)
     if request.blocks:
-        m.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, CAPTURE, recorder.model_call)
+        m.add_wrapper_with_key(recorder.family.WRAPPED, CAPTURE, recorder.model_call)
         if request.device != RECOMPUTE:
-            options, family = m.model_options["transformer_options"], family_of(model)
-            family.record(options, request.blocks, recorder.seen)
-            family.refuse_tiles(options, lambda block: recorder.shape[0] if block in request.blocks else None)
+            recorder.family.record(model, m.model_options["transformer_options"], request.blocks, recorder.seen, recorder.shape)
     return m, recorder

@@ -11,7 +11,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...styleid_core.ddim import sample_ddim_inversion
-from ...styleid_core.paths import Diffusion
+from ...styleid_core.paths import Diffusion, Flow
 from ...styleid_core.schedules import Schedule, check_falling, ddim_schedule, last_steps, official_schedule, refined
 from . import checks, logger
 from .compilation import call, own_graphs
@@ -28,16 +28,19 @@ def make_schedule(model: ModelPatcher, name: str, steps: int, denoise: float = 1
     """Sigmas of one of SCHEDULES on the noise schedule of MODEL; with `denoise` below 1 the last `steps` of steps / denoise; `refine` as
     in `refined`.
 
+    Along a flow, where the authors' code has no grid, official is ComfyUI's scheduler simple.
+
     ValueError for a model of no family, or whose path from picture to noise cannot be inverted.
     """
-    path_of(model)
+    path = path_of(model)
     total = int(steps / denoise)
     model_sampling = model.get_model_object("model_sampling")
-    if name == "official":
+    if name == "official" and isinstance(path, Diffusion):
         schedule = official_schedule(model_sampling.sigmas.cpu(), total)
     else:
-        scheduler = "ddim_uniform" if name == "ddim" else name
-        schedule = ddim_schedule(comfy.samplers.calculate_sigmas(model_sampling, scheduler, total).cpu())
+        scheduler = {"ddim": "ddim_uniform", "official": "simple"}.get(name, name)
+        sampling = comfy.samplers.calculate_sigmas(model_sampling, scheduler, total).cpu()
+        schedule = ddim_schedule(sampling.clamp(max=path.most))
         check_falling(schedule.sampling, name, total)
     if len(schedule.evaluated) != total:
         logger.warning("The schedule %s has no grid of %d steps on this model, and takes one of %d.", name, total, len(schedule.evaluated))
@@ -45,7 +48,7 @@ def make_schedule(model: ModelPatcher, name: str, steps: int, denoise: float = 1
     return schedule if denoise == 1 else last_steps(schedule, steps)
 
 
-def path_of(model: ModelPatcher) -> Diffusion:
+def path_of(model: ModelPatcher) -> Diffusion | Flow:
     return family_of(model).path(model)
 
 
@@ -117,7 +120,7 @@ def invert(model: ModelPatcher, positive, latents: list[torch.Tensor], schedule:
                                                               "refine": schedule.refine})
     start = carried(model, samples, torch.zeros(()), schedule.inversion[0])
     with own_graphs(m.model_options, m.wrappers) if recorder.request.blocks else nullcontext(call) as recorder.call:
-        x = run_sampler(m, positive, start, sampler, schedule.inversion, callback)
+        x = run_sampler(m, recorder.family.inversion_prompt(model, positive), start, sampler, schedule.inversion, callback)
     noise = carried(model, x, schedule.inversion[-1], schedule.sampling[0])
     return list(zip(noise.split([len(latent) for latent in latents]), recorder.features(steps)))
 

@@ -9,7 +9,7 @@ take(sigma, computed)           {block: n (batch, tokens, channels), as it is ke
 
 import weakref
 from collections.abc import Callable, Iterator
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from ...styleid_core.storage import map_tensors, move
 from ...styleid_core.style_file import InFile
 from . import checks
 from .company import hook_references
+from .families import family_of
 from .origin import fingerprint
 
 
@@ -85,11 +86,11 @@ class RecomputedReader:
 READERS = {Kept: KeptReader, InFile: KeptReader, Recomputed: RecomputedReader}  # by the type of a Features' source
 
 
-def replay(executor, call: ModelCall, family: ModuleType, blocks: list[Block], device: torch.device, options: dict) -> dict:
+def replay(executor, call: ModelCall, model: ModelPatcher, blocks: list[Block], device: torch.device, options: dict) -> dict:
     """{block: n (batch, tokens, channels)} of making `call` again inside another, whose `executor` and `options` are given."""
     features = {}
     options = {name: options[name] for name in ("sigmas", "sample_sigmas") if name in options} | call.options
-    family.record(options, blocks, features)
+    family_of(model).record(model, options, blocks, features, (len(call.x), *call.x.shape[-2:]))
     *arguments, kwargs = map_tensors(lambda tensor: move(tensor, device), list(call[:6]))
     # Past the other wrappers, which watch the sampling and not this.
     executor.original(*arguments, options, **kwargs)

@@ -94,14 +94,15 @@ def start_frequencies(noise: dict, inner: float, outer: float, keep: float, seed
     """The LATENT of an inversion with new noise in a band of its frequencies, as StyleID Start Frequencies says."""
     checks.numbers(inner=inner, outer=outer, keep=keep)
     z = checks.picture(noise, "noise")
-    return noise | {"samples": with_other_frequencies(z, prepare_noise(z, seed).to(z), inner, outer, keep)}
+    picture = z.flatten(1, 2) if z.ndim == 5 else z
+    return noise | {"samples": with_other_frequencies(picture, prepare_noise(picture, seed).to(z), inner, outer, keep).view_as(z)}
 
 
 def latent_mask(name: str, mask: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-    """A MASK over the picture on the grid of its latent: (B or 1, 1, h, w)."""
+    """A MASK over the picture on the grid of its latent: (B or 1, 1, ..., h, w)."""
     mask = checks.mask(name, mask)
     checks.mask_batch(name, len(mask), len(samples))
-    return on_grid(mask, tuple(samples.shape[-2:]))[:, None].to(samples)
+    return on_grid(mask, tuple(samples.shape[-2:])).view(len(mask), *(1,) * (samples.ndim - 3), *samples.shape[-2:]).to(samples)
 
 
 def check_features(name: str, features: Features, model: ModelPatcher):

@@ -1,6 +1,8 @@
+import re
+
 import pytest
 
-from styleid_core.blocks import Block, listed, parse_blocks
+from styleid_core.blocks import Block, choose, listed, parse_blocks
 
 # Decoders of SD 1.x and of SDXL, as (block, transformers in it)
 SD1 = [Block("output", number, 0) for number in range(3, 12)]
@@ -8,7 +10,7 @@ SDXL = [Block("output", number, index) for number in range(6) for index in range
 
 
 def selected(text, decoder):
-    return [block[1:] for block in decoder if any(block in item for item in parse_blocks(text))]
+    return [block[1:] for block in choose(text, decoder)]
 
 
 @pytest.mark.parametrize(("text", "numbers"), [
@@ -25,11 +27,31 @@ def test_transformers_inside_a_block(text, blocks):
 
 @pytest.mark.parametrize(("text", "quoted"), [
     ("6-x", '"6-x"'), ("11-6", '"11-6"'), ("", '""'), ("6,,7", '""'), ("6..11", '"6..11"'), ("-3", '"-3"'), ("1 @", '"1 @"'),
-    ("0 @ 9-6", '"0 @ 9-6"'), ("input 3", '"input 3"')])
+    ("0 @ 9-6", '"0 @ 9-6"'), ("in put-3", '"in put-3"')])
 def test_anything_else_is_quoted_back(text, quoted):
     with pytest.raises(ValueError, match="6-11") as error:
         parse_blocks(text)
     assert quoted in str(error.value)
+
+
+FLUX = [*(Block("double", number, 0) for number in range(19)), *(Block("single", number, 0) for number in range(38))]
+
+
+@pytest.mark.parametrize(("text", "blocks"), [
+    ("double 5-6, single 0-1", ["double 5", "double 6", "single 0", "single 1"]),
+    ("Single 37, double 0, 2", ["double 0", "double 2", "single 37"]), ("double 18 @ 0", ["double 18"])])
+def test_sides(text, blocks):
+    assert [f"{side} {number}" for side, number, _ in choose(text, FLUX)] == blocks
+
+
+@pytest.mark.parametrize(("text", "blocks", "words"), [
+    ("3", FLUX, "double 0-18, single 0-37. Write double or single before the numbers"),
+    ("output 3", FLUX, "output block 3 of this model has no self-attention. Choose from double 0-18, single 0-37"),
+    ("double 19", FLUX, "double block 19"), ("input 3", SD1, "input block 3 of this model has no self-attention. Choose from output 3-11"),
+    ("1 @ 10", SDXL, "transformers in output block 1 of this model are numbered 0 to 9")])
+def test_blocks_that_a_model_has_not(text, blocks, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        choose(text, blocks)
 
 
 @pytest.mark.parametrize("text", ["output 6", "output 6-8, 10", "output 0-2, 11"])

@@ -7,7 +7,8 @@ from tools.host import ROOT
 unet = sys.modules[f"{str(ROOT).replace('.', '_x_')}.nodes.engine.families.unet"]
 
 NAME = "a UNet with self-attention in its middle"
-path, record, refuse_tiles, inject, call_options = unet.path, unet.record, unet.refuse_tiles, unet.inject, unet.call_options
+WRAPPED, path, inversion_prompt = unet.WRAPPED, unet.path, unet.inversion_prompt
+record, inject, call_options = unet.record, unet.inject, unet.call_options
 
 
 def matches(model):

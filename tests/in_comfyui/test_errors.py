@@ -1,8 +1,6 @@
 """Every mistake stops with a ValueError that names the value and says what to change."""
 
-import comfy.model_base
 import comfy.model_management
-import comfy.model_patcher
 import comfy.supported_models
 import pytest
 import torch
@@ -11,7 +9,7 @@ from comfy_extras.nodes_hypertile import HyperTile
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
 from tools.demo.transfer import sample_custom
-from tools.miniature.unet import load_unet
+from tools.miniature.unet import load_unet, new_unet
 from tools.pack import stylize
 
 
@@ -105,27 +103,22 @@ def test_recomputed_features_of_another_model(pack, model, case):
 
 
 @pytest.fixture(scope="module")
-def flux():
-    """ComfyUI's own Flux, without the size."""
-    unet = dict(image_model="flux", in_channels=4, out_channels=4, vec_in_dim=8, context_in_dim=8, hidden_size=16, mlp_ratio=1.0,
-                num_heads=2, depth=1, depth_single_blocks=1, axes_dim=[2, 2, 4], txt_ids_dims=[], theta=10000, patch_size=2, qkv_bias=True,
-                guidance_embed=False, dtype=torch.float32)
-    config = comfy.supported_models.Flux(unet)
-    config.unet_config = unet
-    cpu = torch.device("cpu")
-    return comfy.model_patcher.ModelPatcher(comfy.model_base.Flux(config, device=cpu), load_device=cpu, offload_device=cpu)
+def aura():
+    """ComfyUI's own AuraFlow, without the size."""
+    unet = dict(cond_seq_dim=8, dim=16, n_layers=2, n_double_layers=1, n_heads=2, dtype=torch.float32)
+    return new_unet(unet, comfy.supported_models.AuraFlow)
 
 
-def test_a_model_that_is_not_a_unet(pack, flux, inputs):
-    latent = {"samples": torch.randn(1, 16, 16, 24)}
-    message = "needs a UNet with self-attention .* this model is a Flux"
+def test_a_model_of_no_family(pack, aura, inputs):
+    latent = {"samples": torch.randn(1, 4, 16, 24)}
+    message = "needs a UNet with self-attention .* this model is a MMDiT"
     with pytest.raises(ValueError, match=message):
-        pack.CaptureSelfAttention(model=flux, blocks="6-11")
+        pack.CaptureSelfAttention(model=aura, blocks="6-11")
     with pytest.raises(ValueError, match=message):
-        pack.DDIMInvert(model=flux, latent=latent, positive=inputs["positive"], steps=3, schedule="ddim")
+        pack.DDIMInvert(model=aura, latent=latent, positive=inputs["positive"], steps=3, schedule="ddim")
     for blocks in ("6-11", ""):
         with pytest.raises(ValueError, match=message):
-            pack.StyleIDSampler(**inputs | {"model": flux, "content": latent, "style": latent, "blocks": blocks})
+            pack.StyleIDSampler(**inputs | {"model": aura, "content": latent, "style": latent, "blocks": blocks})
 
 
 def test_a_unet_that_is_set_to_flow_matching(pack, model, inputs):

@@ -1,14 +1,16 @@
 """What a model is: one file a family, which answers all that the engine asks about its models.
 
 NAME                                 the family as an error calls it
+WRAPPED                              the kind of ComfyUI's wrappers through which a run meets each of its calls of the model
 matches(model)                       whether a MODEL is of the family
 path(model)                          how the model mixes noise in, see `styleid_core.paths`; ValueError for one that cannot be inverted
+inversion_prompt(model, prompt)      the CONDITIONING to invert with, of the one that is given
 select(model, text)                  the self-attentions that a user's text names, as a list of Block; ValueError for a part that names none
 blocks(model)                        all that can be named
-token_shapes(model, blocks, size)    (height, width, channels) of the tokens that each of them sees of a latent of `size` (H, W)
-record(options, blocks, seen)        let a run with these transformer_options put what each of `blocks` is given into the dict `seen`
-refuse_tiles(options, pictures)      let it end with a ValueError where another node has cut the `pictures(block)` of a call into tiles
-inject(options, injection)           let it attend as the `Injection` says
+token_shapes(model, blocks, size)    (height, width, channels) of the features that each of them gives of a latent of `size` (H, W)
+record(model, options, blocks, seen, shape)    let calls with these transformer_options, for latents of `shape` (batch, H, W), put the
+                                     features of each of `blocks` into the dict `seen`; a ValueError where others cut them into tiles
+inject(options, injection)           let a run with these transformer_options attend as the `Injection` says
 call_options(options, injection)     the options of one injected call, for what other nodes put in place of attention
 """
 
@@ -16,9 +18,9 @@ from types import ModuleType
 
 from comfy.model_patcher import ModelPatcher
 
-from . import unet
+from . import joint, unet
 
-FAMILIES = [unet]
+FAMILIES = [unet, joint]
 
 
 def family_of(model: ModelPatcher) -> ModuleType:

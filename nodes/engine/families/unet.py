@@ -1,7 +1,6 @@
 """UNets with self-attention in their decoder: its blocks, and the patches that record and inject at their input."""
 
 import math
-from collections import Counter
 from collections.abc import Callable
 
 import comfy.ldm.modules.attention as comfy_attention
@@ -9,12 +8,14 @@ import torch
 from comfy.ldm.modules.diffusionmodules.openaimodel import Upsample
 from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import CONST
+from comfy.patcher_extension import WrappersMP
 
-from ....styleid_core.blocks import Block, listed, parse_blocks, quote
+from ....styleid_core.blocks import Block, choose
 from ....styleid_core.paths import Diffusion
 from ....styleid_core.plan import KeySet, attend, inputs, is_plain
 
 NAME = "a UNet with self-attention in its decoder (SD 1.x, SD 2.x, SDXL)"
+WRAPPED = WrappersMP.DIFFUSION_MODEL
 
 
 def is_transformer(layer) -> bool:
@@ -51,17 +52,7 @@ def select(model: ModelPatcher, text: str) -> list[Block]:
     if text.strip().lower() == "auto":
         numbers = finest_blocks(model, levels=2)
         return [block for block in available if block.number in numbers]
-    items = parse_blocks(text)
-    transformers = Counter(block.number for block in available)
-    for item in items:
-        for number in item.numbers:
-            if number not in transformers:
-                raise ValueError(f"blocks {quote(text)}: output block {number} of this model has no self-attention. "
-                                 f'Choose from {listed(available)}, or write "auto".')
-            if item.indices and item.indices[-1] >= transformers[number]:
-                raise ValueError(f"blocks {quote(text)}: the transformers in output block {number} of this model are numbered "
-                                 f"0 to {transformers[number] - 1}.")
-    return [block for block in available if any(block in item for item in items)]
+    return choose(text, available)
 
 
 def doublings_left(model: ModelPatcher) -> list[int]:
@@ -99,7 +90,7 @@ def put_around(options: dict, first: tuple = (), last: tuple = ()):
     patches["attn1_patch"] = [*first, *patches.get("attn1_patch", []), *last]
 
 
-def record(options: dict, blocks: list[Block], seen: dict[Block, torch.Tensor]):
+def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[Block, torch.Tensor], shape: tuple[int, int, int]):
     def attn1_patch(n, context, value, extra_options):
         block = block_address(extra_options)
         if block in blocks:
@@ -107,6 +98,11 @@ def record(options: dict, blocks: list[Block], seen: dict[Block, torch.Tensor]):
         return n, context, value
 
     put_around(options, first=(attn1_patch,))
+    refuse_tiles(options, lambda block: shape[0] if block in blocks else None)
+
+
+def inversion_prompt(model: ModelPatcher, conditioning: list) -> list:
+    return conditioning
 
 
 def refuse_tiles(options: dict, pictures: Callable[[Block], int | None]):

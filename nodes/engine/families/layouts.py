@@ -1,0 +1,63 @@
+"""How the transformers differ that `joint` serves: one row for each class of ComfyUI's networks, found by its name."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch.nn import Module
+
+
+def references(network: Module, options: dict, tokens: int) -> int:
+    """Tokens of the pictures that a model for editing is shown."""
+    return sum(options.get("reference_image_num_tokens", ()))
+
+
+def padding(network: Module, options: dict, tokens: int) -> int:
+    return -tokens % network.pad_tokens_multiple if network.pad_tokens_multiple else 0
+
+
+def one(network: Module, number: int) -> int:
+    return 1
+
+
+def self_attentions(network: Module, number: int) -> int:
+    """Some blocks of SD 3.5 medium attend to the picture alone after they have attended to all."""
+    return 1 + network.joint_blocks[number].x_block.x_block_self_attn
+
+
+class Layout(NamedTuple):
+    """Where the attention to the picture is.
+
+    sides       {block_type that ComfyUI tells, "block" where it tells none: the network's attribute that lists those blocks}
+    patch       network: side of a token, in values of the latent
+    width       network: channels of the queries of a token
+    behind      network, transformer_options, tokens of the picture: how many tokens come after them
+    attentions  network, number of a block: how many of its attentions count, of the first ones
+    named       whether ComfyUI tells attention in which block it is
+    """
+    sides: dict[str, str]
+    patch: Callable[[Module], int]
+    width: Callable[[Module], int]
+    behind: Callable[[Module, dict, int], int] = references
+    attentions: Callable[[Module, int], int] = one
+    named: bool = True
+
+
+FLUX = Layout({"double": "double_blocks", "single": "single_blocks"}, lambda network: network.patch_size,
+              lambda network: network.hidden_size)
+COSMOS = Layout({"block": "blocks"}, lambda network: network.patch_spatial, lambda network: network.model_channels)
+LAYOUTS = {
+    "Flux": FLUX,  # Flux.1, Flux.2, LongCat
+    "Chroma": FLUX,
+    "QwenImageTransformer2DModel": Layout({"double": "transformer_blocks"}, lambda network: network.patch_size,
+                                          lambda network: network.inner_dim),
+    "NextDiT": Layout({"double": "layers"}, lambda network: network.patch_size, lambda network: network.dim, padding),  # Lumina 2, Z-Image
+    "OpenAISignatureMMDITWrapper": Layout({"double": "joint_blocks"}, lambda network: network.patch_size,
+                                          lambda network: network.hidden_size, attentions=self_attentions, named=False),  # SD 3, SD 3.5
+    "SingleStreamDiT": Layout({"single": "blocks"}, lambda network: network.patch, lambda network: network.first.out_features),  # Krea 2
+    "MiniTrainDIT": COSMOS,  # Cosmos-Predict 2, Anima
+    "WanModel": Layout({"double": "blocks"}, lambda network: network.patch_size[-1], lambda network: network.dim),
+}
+
+
+def layout_of(network: Module) -> Layout | None:
+    return next((LAYOUTS[kind.__name__] for kind in type(network).__mro__ if kind.__name__ in LAYOUTS), None)
