@@ -1,6 +1,5 @@
 """The injection into any sampling run of a MODEL, by patches and wrappers that the run owns."""
 
-from collections.abc import Callable
 from functools import partial
 from uuid import UUID
 
@@ -18,6 +17,7 @@ from . import KEY, checks, logger
 from .company import frames_of, sides_of
 from .compilation import call, own_graphs
 from .families import family_of
+from .lockstep import Companion
 from .memory import fits_in_one_batch
 from .regions import Regions
 from .samplers import check_sampler
@@ -54,7 +54,7 @@ class Injection:
                         for style in styles for features in (style.content, style.features)}
         self.sigma, self.features = 0.0, {}  # by the id of their source, as read or computed again for the last sigma
         self.regions = Regions(model, self.family, self.blocks)
-        self.plans: dict[Block, list[KeySet]] = {}  # of the model call at hand
+        self.at, self.plans = None, {}  # of the model call at hand: what `plan` needs, and what a family makes of it beforehand
         self.reached: dict[Block, bool] = dict.fromkeys(self.blocks, False)
         self.call = call  # or compiled
         self.sigmas: set[float] = set()
@@ -84,15 +84,18 @@ class Injection:
 
     def uniform_call(self, executor, styles, sigma, arguments, transformer_options, kwargs):
         """With the same styles for all of the batch."""
-        if styles:
+        if not styles:
+            return self.call(executor, *arguments, transformer_options, **kwargs)
+        try:
             self.load(executor, styles, sigma, arguments[0], transformer_options)
-            transformer_options = self.family.call_options(transformer_options, self)
-        output = self.call(executor, *arguments, transformer_options, **kwargs)
-        self.plans = {}
-        return output
+            return self.call(executor, *arguments, self.family.call_options(self.model, transformer_options, kwargs, self), **kwargs)
+        finally:
+            self.at, self.plans = None, {}
+            for source in [source for source, features in self.features.items() if isinstance(features, Companion)]:
+                self.features.pop(source).close()
 
     def load(self, executor, styles, sigma, x, transformer_options):
-        """The plans for a call on x (batch, C, H, W) with these styles."""
+        """What the plans for a call on x (batch, C, H, W) with these styles are made of."""
         checks.whole_picture(tuple(x.shape[-2:]), styles[0].content.size)
         frames = frames_of(transformer_options, self.batch)
         pictures = [len(each) for style in styles for each in (style.content.latent, style.features.latent, style.mask) if each is not None]
@@ -107,20 +110,21 @@ class Injection:
             """(batch of the latent or 1, ...) as that of x."""
             return repeat_batch(taken(tensor, frames), len(x))
 
-        restored = {source: {block: for_batch(restore(n, x)) for block, n in kept.items()} for source, kept in self.features.items()}
-        self.plans = {block: self.plan(block, [style for style in styles if block in style.content.blocks], sigma, x, restored, for_batch)
-                      for block in self.blocks}
+        self.at = styles, sigma, x, for_batch
 
-    def plan(self, block: Block, styles: list[Style], sigma: float, x, restored: dict, for_batch: Callable) -> list[KeySet]:
-        """What the queries of `block` attend to; nothing where no style has a weight."""
-        sets, weights = [], []
+    def plan(self, block: Block) -> list[KeySet]:
+        """What the queries of `block` attend to in the model call at hand; nothing where no style has a weight."""
+        styles, sigma, x, for_batch = self.at
+        sets, weights, given = [], [], {}
         for style in styles:
             gamma, tau, weight = style.at(sigma)
-            if not weight:
+            if not weight or block not in style.content.blocks:
                 continue
             if self.call is not call:  # a graph takes numbers for constants, and tensors for inputs
                 gamma, tau = torch.tensor(gamma).to(x), torch.tensor(tau, device=x.device)
-            n_content, n_style = (restored[id(features.source)][block] for features in (style.content, style.features))
+            for source in {id(style.content.source), id(style.features.source)} - given.keys():
+                given[source] = for_batch(restore(self.features[source][block], x))
+            n_content, n_style = (given[id(features.source)] for features in (style.content, style.features))
             sets.append(KeySet(n_style=self.regions.kept(style, block, n_style), n_content=n_content, gamma=gamma, tau=tau,
                                auto=style.auto_tau))
             weights.append((style, weight))
@@ -132,10 +136,14 @@ class Injection:
         """Those that are not there yet, by the id of their source."""
         sources = {id(features.source) for style in styles for features in (style.content, style.features)}
         readers = {source: reader for source, reader in self.readers.items() if source in sources - self.features.keys()}
+        calls = [made for reader in readers.values() for made in reader.calls(sigma)]
         again = partial(replay, executor, model=self.model, blocks=self.blocks, device=device, options=transformer_options)
-        computed = iter(replay_all([made for reader in readers.values() for made in reader.calls(sigma)], again,
-                                   partial(fits_in_one_batch, self.model)))
-        return {source: reader.take(sigma, computed) for source, reader in readers.items()}
+        if self.family.IN_LOCKSTEP:
+            computed = [Companion(partial(again, made), device) for made in calls]
+        else:
+            computed = replay_all(calls, again, partial(fits_in_one_batch, self.model))
+        taken = iter(computed)
+        return {source: reader.take(sigma, taken) for source, reader in readers.items()}
 
 
 def same(a: list, b: list) -> bool:

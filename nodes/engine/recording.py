@@ -83,6 +83,7 @@ class Recorder:
             self.left = self.rounds[min(len(self.sigmas), len(self.rounds) - 1)]
             self.sigmas.append(sigma)
         arguments = [x, *arguments]
+        transformer_options = self.family.call_options(self.patcher(), transformer_options, kwargs)
         if self.left:
             return self.call(executor, *arguments, transformer_options, **kwargs)
         if self.request.device == RECOMPUTE:

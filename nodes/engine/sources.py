@@ -86,12 +86,16 @@ class RecomputedReader:
 READERS = {Kept: KeptReader, InFile: KeptReader, Recomputed: RecomputedReader}  # by the type of a Features' source
 
 
-def replay(executor, call: ModelCall, model: ModelPatcher, blocks: list[Block], device: torch.device, options: dict) -> dict:
-    """{block: n (batch, tokens, channels)} of making `call` again inside another, whose `executor` and `options` are given."""
-    features = {}
+def replay(executor, call: ModelCall, features: dict | None = None, *, model: ModelPatcher, blocks: list[Block], device: torch.device,
+           options: dict) -> dict:
+    """`features`, with the {block: n (batch, tokens, channels)} of making `call` again inside another, whose `executor` and `options` are
+    given.
+    """
+    features = {} if features is None else features
     options = {name: options[name] for name in ("sigmas", "sample_sigmas") if name in options} | call.options
-    family_of(model).record(model, options, blocks, features, (len(call.x), *call.x.shape[-2:]))
     *arguments, kwargs = map_tensors(lambda tensor: move(tensor, device), list(call[:6]))
+    family_of(model).record(model, options, blocks, features, (len(call.x), *call.x.shape[-2:]))
+    options = family_of(model).call_options(model, options, kwargs)
     # Past the other wrappers, which watch the sampling and not this.
     executor.original(*arguments, options, **kwargs)
     return features

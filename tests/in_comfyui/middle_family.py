@@ -7,7 +7,7 @@ from tools.host import ROOT
 unet = sys.modules[f"{str(ROOT).replace('.', '_x_')}.nodes.engine.families.unet"]
 
 NAME = "a UNet with self-attention in its middle"
-WRAPPED, path, inversion_prompt = unet.WRAPPED, unet.path, unet.inversion_prompt
+WRAPPED, IN_LOCKSTEP, path, inversion_prompt = unet.WRAPPED, unet.IN_LOCKSTEP, unet.path, unet.inversion_prompt
 record, inject, call_options = unet.record, unet.inject, unet.call_options
 
 

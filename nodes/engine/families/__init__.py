@@ -2,6 +2,7 @@
 
 NAME                                 the family as an error calls it
 WRAPPED                              the kind of ComfyUI's wrappers through which a run meets each of its calls of the model
+IN_LOCKSTEP                          whether features can be recomputed while they are injected, block by block; else all before
 matches(model)                       whether a MODEL is of the family
 path(model)                          how the model mixes noise in, see `styleid_core.paths`; ValueError for one that cannot be inverted
 inversion_prompt(model, prompt)      the CONDITIONING to invert with, of the one that is given
@@ -11,7 +12,8 @@ token_shapes(model, blocks, size)    (height, width, channels) of the features t
 record(model, options, blocks, seen, shape)    let calls with these transformer_options, for latents of `shape` (batch, H, W), put the
                                      features of each of `blocks` into the dict `seen`; a ValueError where others cut them into tiles
 inject(options, injection)           let a run with these transformer_options attend as the `Injection` says
-call_options(options, injection)     the options of one injected call, for what other nodes put in place of attention
+call_options(model, options, kwargs, injection)    the transformer_options of one recorded call, whose other arguments are `kwargs`, or of
+                                     one with an `injection`
 """
 
 from types import ModuleType

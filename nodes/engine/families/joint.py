@@ -17,10 +17,11 @@ from comfy.patcher_extension import WrappersMP
 from ....styleid_core.blocks import Block, choose
 from ....styleid_core.paths import Flow, ScaledFlow
 from ....styleid_core.plan import KeySet, attend, keys, queries
-from .layouts import layout_of
+from .layouts import REFERENCES, layout_of
 
 NAME = "a transformer (Flux, Chroma, Qwen-Image, Z-Image, Lumina 2, SD 3.5, Krea 2, Cosmos-Predict 2, Anima, Wan)"
 WRAPPED = WrappersMP.APPLY_MODEL
+IN_LOCKSTEP = True
 FIRST = 1 / 4  # of the blocks that "auto" leaves alone
 
 
@@ -204,11 +205,13 @@ def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[B
 
 def inject(options: dict, injection):
     def attention(block, call):
+        if injection.at is None:
+            return None
         injection.reached[block] = True
-        plan = injection.plans.get(block)
+        plan = injection.plan(block)
         q, k, v = call.of_picture()
         works_on = (q.shape[1], q.shape[2] + k.shape[2] + v.shape[2])
-        for part in plan or ():
+        for part in plan:
             if part.n_style is not None and (part.n_content.shape[1:] != works_on or part.n_style.shape[-1] != works_on[1]):
                 raise ValueError(f"The self-attention of {block.side} block {block.number} works on {list(works_on)} (tokens, channels), "
                                  f"which does not fit content_features {list(part.n_content.shape)} and style_features "
@@ -218,6 +221,6 @@ def inject(options: dict, injection):
     put_inside(injection.model, options, injection.blocks, injection.styles[0].content.size, attention)
 
 
-def call_options(options: dict, injection) -> dict:
-    """A copy: some models write into theirs which block is at work."""
-    return options.copy()
+def call_options(model: ModelPatcher, options: dict, kwargs: dict, injection=None) -> dict:
+    """A copy, as some models write into theirs which block is at work; with the tokens of the reference latents, which not all tell."""
+    return options | {REFERENCES: [math.prod(grid(model, latent.shape[-2:])) for latent in kwargs.get("ref_latents") or ()]}

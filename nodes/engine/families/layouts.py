@@ -5,9 +5,16 @@ from typing import NamedTuple
 
 from torch.nn import Module
 
+REFERENCES = "styleid_references"  # among transformer_options: tokens of each of the pictures that a model for editing is shown
 
-def references(network: Module, options: dict, tokens: int) -> int:
-    """Tokens of the pictures that a model for editing is shown."""
+
+def shown(network: Module, options: dict, tokens: int) -> int:
+    """Tokens of the references of a model that takes all it is given."""
+    return sum(options.get(REFERENCES, ()))
+
+
+def told(network: Module, options: dict, tokens: int) -> int:
+    """The same, of a model that may leave them out: as ComfyUI tells it."""
     return sum(options.get("reference_image_num_tokens", ()))
 
 
@@ -37,19 +44,19 @@ class Layout(NamedTuple):
     sides: dict[str, str]
     patch: Callable[[Module], int]
     width: Callable[[Module], int]
-    behind: Callable[[Module, dict, int], int] = references
+    behind: Callable[[Module, dict, int], int] = told
     attentions: Callable[[Module, int], int] = one
     named: bool = True
 
 
 FLUX = Layout({"double": "double_blocks", "single": "single_blocks"}, lambda network: network.patch_size,
-              lambda network: network.hidden_size)
+              lambda network: network.hidden_size, shown)
 COSMOS = Layout({"block": "blocks"}, lambda network: network.patch_spatial, lambda network: network.model_channels)
 LAYOUTS = {
     "Flux": FLUX,  # Flux.1, Flux.2, LongCat
-    "Chroma": FLUX,
+    "Chroma": FLUX._replace(behind=told),
     "QwenImageTransformer2DModel": Layout({"double": "transformer_blocks"}, lambda network: network.patch_size,
-                                          lambda network: network.inner_dim),
+                                          lambda network: network.inner_dim, shown),
     "NextDiT": Layout({"double": "layers"}, lambda network: network.patch_size, lambda network: network.dim, padding),  # Lumina 2, Z-Image
     "OpenAISignatureMMDITWrapper": Layout({"double": "joint_blocks"}, lambda network: network.patch_size,
                                           lambda network: network.hidden_size, attentions=self_attentions, named=False),  # SD 3, SD 3.5

@@ -16,6 +16,7 @@ from ....styleid_core.plan import KeySet, attend, inputs, is_plain
 
 NAME = "a UNet with self-attention in its decoder (SD 1.x, SD 2.x, SDXL)"
 WRAPPED = WrappersMP.DIFFUSION_MODEL
+IN_LOCKSTEP = False
 
 
 def is_transformer(layer) -> bool:
@@ -138,13 +139,14 @@ def inject(options: dict, injection):
     refuse_tiles(options, lambda block: len(injection.plans[block][-1].n_content) if injection.plans.get(block) else None)
 
 
-def call_options(options: dict, injection) -> dict:
+def call_options(model: ModelPatcher, options: dict, kwargs: dict, injection=None) -> dict:
     """Attention is ours where a plan has several key sets, and where another node has put its own in place of it, which is then called
     for each of them.
     """
     replacements = options.get("patches_replace", {}).get("attn1", {})
     ours = {}
-    for block, plan in injection.plans.items():
+    for block in injection.blocks if injection else ():
+        plan = injection.plans[block] = injection.plan(block)
         key = block if block in replacements else block[:2]
         if plan and key in replacements:
             # It may hand on the picture's own values, and may need the whole picture.
