@@ -8,6 +8,7 @@ from typing_extensions import override
 
 from .nodes.capture_self_attention import CaptureSelfAttention
 from .nodes.ddim_invert import DDIMInvert
+from .nodes.fireflow_sampler import FireFlowSampler
 from .nodes.inject_style_kv import InjectStyleKV
 from .nodes.latent_adain import LatentAdaIN
 from .nodes.load_styleid_features import LoadStyleIDFeatures
@@ -34,8 +35,7 @@ class StyleIDExtension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [StyleIDSampler, StyleIDOptions, CaptureSelfAttention, DDIMInvert, LatentAdaIN, InjectStyleKV, StyleIDCurve, StyleIDSweep,
-                StyleIDStartFrequencies,
-                SaveStyleIDFeatures, LoadStyleIDFeatures, *scores()]
+                StyleIDStartFrequencies, FireFlowSampler, SaveStyleIDFeatures, LoadStyleIDFeatures, *scores()]
 
 
 async def comfy_entrypoint() -> StyleIDExtension:

@@ -24,6 +24,7 @@ class DDIMInvert(io.ComfyNode):
                 inputs.schedule(),
                 inputs.denoise(advanced=True),
                 inputs.refine(advanced=True),
+                inputs.inversion(advanced=True),
             ],
             outputs=[
                 io.Latent.Output(display_name="noise", tooltip="Sample from it with the sigmas and without added noise."),
@@ -33,5 +34,5 @@ class DDIMInvert(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, latent, positive, steps=50, schedule="official", denoise=1.0, refine=0) -> io.NodeOutput:
-        return io.NodeOutput(*invert_latent(model, latent, positive, steps, schedule, denoise, refine))
+    def execute(cls, model, latent, positive, steps=50, schedule="official", denoise=1.0, refine=0, inversion="ddim") -> io.NodeOutput:
+        return io.NodeOutput(*invert_latent(model, latent, positive, steps, schedule, denoise, refine, inversion))

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from ..styleid_core.schedules import METHODS
 from ..styleid_core.storage import STORAGES
 from ..styleid_core.style import INJECT_INTO
 from .engine.recording import DEVICES
@@ -35,6 +36,12 @@ def refine(**options) -> io.Input:
     return io.Int.Input("refine", default=0, min=0, max=20, optional=True, **options,
                         tooltip="How often each step of the inversion asks the model again, for a truer inversion in few steps: 1 or 2 are "
                                 "enough, with the schedule ddim.")
+
+
+def inversion(**options) -> io.Input:
+    return io.Combo.Input("inversion", options=list(METHODS), default="ddim", optional=True, **options,
+                          tooltip="fireflow is truer in as many calls, for flow models, and needs its own sampler (StyleID Sampler has "
+                                  "it).")
 
 
 def gamma() -> io.Input:

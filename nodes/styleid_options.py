@@ -37,6 +37,7 @@ class StyleIDOptions(io.ComfyNode):
                 inputs.curve("gamma_curve", "gamma"),
                 inputs.curve("temperature_curve", "the temperature"),
                 inputs.refine(),
+                inputs.inversion(),
             ],
             outputs=[inputs.OptionsType.Output(display_name="options", tooltip="For StyleID Sampler.")],
         )
@@ -44,8 +45,8 @@ class StyleIDOptions(io.ComfyNode):
     @classmethod
     def execute(cls, negative=None, cfg=1.0, cfg_max_sigma=CFG_MAX_SIGMA, inversion_positive=None, denoise=1.0, inject_into="both",
                 start_percent=0.0, end_percent=1.0, feature_dtype="auto", feature_device="auto",
-                auto_temperature=False, gamma_curve=None, temperature_curve=None, refine=0) -> io.NodeOutput:
+                auto_temperature=False, gamma_curve=None, temperature_curve=None, refine=0, inversion="ddim") -> io.NodeOutput:
         return io.NodeOutput(check_options(Options(
             negative, cfg, cfg_max_sigma, inversion_positive, denoise, inject_into, start_percent, end_percent, feature_dtype,
             feature_device, auto_temperature, curve_of("gamma_curve", gamma_curve), curve_of("temperature_curve", temperature_curve),
-            refine)))
+            refine, inversion)))

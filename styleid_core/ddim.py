@@ -43,3 +43,20 @@ def sample_ddim_inversion(model, x, sigmas, extra_args=None, callback=None, disa
         if callback is not None:
             callback({"x": x, "i": i, "sigma": sigmas[i + 1], "sigma_hat": evaluated[i], "denoised": denoised})
     return x
+
+
+def sample_fireflow(model, x, sigmas, extra_args=None, callback=None, disable=None):
+    """FireFlow (Deng et al., arXiv 2412.07517) from x at sigmas[0] to sigmas[-1], up or down: (N + 1,).
+
+    A step goes along the prediction at its middle, where the prediction of the last step's middle has led. The first one asks twice.
+    """
+    eps = None
+    for i in trange(len(sigmas) - 1, disable=disable):
+        middle, step = (sigmas[i] + sigmas[i + 1]) / 2, sigmas[i + 1] - sigmas[i]
+        if eps is None:
+            eps, _ = predict_eps(model, x, middle, extra_args or {})
+        eps, denoised = predict_eps(model, x + eps * step / 2, middle, extra_args or {})
+        x = x + eps * step
+        if callback is not None:
+            callback({"x": x, "i": i, "sigma": sigmas[i + 1], "sigma_hat": middle, "denoised": denoised})
+    return x

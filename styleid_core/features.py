@@ -31,6 +31,7 @@ class Origin(NamedTuple):
     steps: str
     denoise: str
     refine: str = "0"
+    inversion: str = "ddim"
 
 
 class Features(NamedTuple):

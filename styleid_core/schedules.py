@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+METHODS = ("ddim", "fireflow")
+
 
 class Refine(NamedTuple):
     """How one step of an inversion asks the model again (ReNoise, arXiv 2403.14602): so many `rounds`, each at the estimate of the last.
@@ -26,11 +28,13 @@ class Schedule(NamedTuple):
     evaluated  (N,)      the sigma the model is evaluated at on each inversion step: features are kept under these
     sampling   (M + 1,)  descending, for any sampler: starts from the inverted latent, ends at the clean one
     refine     N Refine  of each inversion step, or none
+    method     one of METHODS: how the inversion gets from one sigma to the next
     """
     inversion: Tensor
     evaluated: Tensor
     sampling: Tensor
     refine: tuple[Refine, ...] = ()
+    method: str = "ddim"
 
 
 def official_schedule(sigmas: Tensor, steps: int) -> Schedule:
@@ -74,6 +78,15 @@ def refined(schedule: Schedule, rounds: int, quarter: float) -> Schedule:
                          "begins. Take the schedule ddim, or set refine to 0.")
     low, high = Refine(min(rounds, 5), 0, 5), Refine(rounds, 8, 10)
     return schedule._replace(refine=tuple(low if sigma < quarter else high for sigma in schedule.evaluated.tolist()))
+
+
+def by_method(schedule: Schedule, method: str) -> Schedule:
+    """For one of METHODS; ValueError for one that does not go with a refined schedule."""
+    if method == "ddim":
+        return schedule
+    if schedule.refine:
+        raise ValueError(f"refine belongs to the inversion ddim, and {method} is chosen. Set refine to 0, or take ddim.")
+    return schedule._replace(evaluated=(schedule.inversion[1:] + schedule.inversion[:-1]) / 2, method=method)
 
 
 def check_falling(sampling: Tensor, name: str, steps: int):

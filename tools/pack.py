@@ -9,7 +9,7 @@ import nodes
 from .host import ROOT
 
 NODES = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDCurve",
-         "StyleIDSweep", "StyleIDStartFrequencies", "SaveStyleIDFeatures", "LoadStyleIDFeatures", "StyleIDScores"]
+         "StyleIDSweep", "StyleIDStartFrequencies", "FireFlowSampler", "SaveStyleIDFeatures", "LoadStyleIDFeatures", "StyleIDScores"]
 
 
 def load_pack(folder: Path = ROOT) -> SimpleNamespace:

@@ -168,15 +168,23 @@ def captured(whose: str, features: Features):
                          "that they come from.")
 
 
-def inverted_style(noise: torch.Tensor, features: Features, schedule: str, steps: int, denoise: float, refine: int):
+def inverted_style(noise: torch.Tensor, features: Features, schedule: str, steps: int, denoise: float, refine: int, inversion: str):
     """ValueError unless these are noise and features of one inversion like that of the content."""
     if noise.shape != features.latent.shape or torch.equal(noise.cpu(), features.latent.cpu()):
         raise ValueError("With style_features, style is the noise that belongs to them. Connect noise and features of one Load StyleID "
                          "Features or DDIM Invert.")
     made = features.origin
-    if made is not None and made[2:] != (schedule, str(steps), f"{denoise:g}", str(refine)):
+    if made is not None and made[2:] != (schedule, str(steps), f"{denoise:g}", str(refine), inversion):
         raise ValueError(f"The style_features were inverted in {made.steps} steps of the schedule {made.schedule}, denoise {made.denoise}, "
-                         f"refine {made.refine}. Set the same here.")
+                         f"refine {made.refine}, inversion {made.inversion}. Set the same here.")
+
+
+def same_solver(features: Features, fireflow: bool):
+    """ValueError for a sampler that is, or is not, FireFlow's where the inversion was the other."""
+    if features.origin is not None and (features.origin.inversion == "fireflow") != fireflow:
+        raise ValueError(f"The features come from the inversion {features.origin.inversion}, and the sampler is "
+                         f"{'FireFlow Sampler' if fireflow else 'another'}, which takes other steps. Use FireFlow Sampler for the "
+                         "inversion fireflow, and only for that.")
 
 
 def saved(noise: torch.Tensor, features: Features, readable: bool):

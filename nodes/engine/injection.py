@@ -9,6 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...styleid_core.blocks import Block, listed
+from ...styleid_core.ddim import sample_fireflow
 from ...styleid_core.features import nearest_step, repeat_batch
 from ...styleid_core.plan import KeySet
 from ...styleid_core.storage import map_tensors, restore
@@ -163,7 +164,7 @@ class SampledWith:
         sigmas = sigmas.clamp(max=family_of(guider.model_patcher).path(guider.model_patcher).most)
         check_sampler(guider.model_patcher, getattr(guider, "cfg", 1.0), sampler, sigmas)
         injection = Injection(guider.model_patcher, self.styles, len(latent_image), sides_of(guider.conds))
-        check_run(injection, latent_image, sigmas)
+        check_run(injection, latent_image, sampler, sigmas)
         for name, entries in guider.conds.items():
             checks.areas(name, entries)
         if denoise_mask is not None and "denoise_mask_function" in guider.model_options:
@@ -210,7 +211,7 @@ def injected_sigmas(model: ModelPatcher, start: float, end: float, sigmas: torch
     return checks.some_sigmas(wanted, sampled, start, end)
 
 
-def check_run(injection: Injection, latent_image: torch.Tensor, sigmas: torch.Tensor):
+def check_run(injection: Injection, latent_image: torch.Tensor, sampler, sigmas: torch.Tensor):
     for style in injection.styles:
         checks.sampled_size(tuple(latent_image.shape[-2:]), style.content.size)
         wanted = injected_sigmas(injection.model, style.start, style.end, sigmas)
@@ -218,5 +219,6 @@ def check_run(injection: Injection, latent_image: torch.Tensor, sigmas: torch.Te
             checks.mask_batch("mask", len(style.mask), len(latent_image))
         for name, features in (("content", style.content), ("style", style.features)):
             checks.sampled_batch(name, features.batch, len(latent_image))
+            checks.same_solver(features, getattr(sampler, "sampler_function", None) is sample_fireflow)
             for sigma in wanted:
                 nearest_step(features, sigma)

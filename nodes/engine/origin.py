@@ -10,8 +10,10 @@ from ...styleid_core.features import Origin
 SAMPLES = 16  # tensors of a model that are looked at
 
 
-def origin_of(model: ModelPatcher, positive: list, schedule: str, steps: int, denoise: float, refine: int) -> Origin:
-    return Origin(fingerprint(model), hashed([prompt for prompt, _ in positive]), schedule, str(steps), f"{denoise:g}", str(refine))
+def origin_of(model: ModelPatcher, positive: list, schedule: str, steps: int, denoise: float, refine: int,
+              inversion: str) -> Origin:
+    return Origin(fingerprint(model), hashed([prompt for prompt, _ in positive]), schedule, str(steps), f"{denoise:g}", str(refine),
+                  inversion)
 
 
 def fingerprint(model: ModelPatcher) -> str:

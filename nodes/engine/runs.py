@@ -10,9 +10,9 @@ import latent_preview
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...styleid_core.ddim import sample_ddim_inversion
+from ...styleid_core.ddim import sample_ddim, sample_ddim_inversion, sample_fireflow
 from ...styleid_core.paths import Diffusion, Flow
-from ...styleid_core.schedules import Schedule, check_falling, ddim_schedule, last_steps, official_schedule, refined
+from ...styleid_core.schedules import Schedule, by_method, check_falling, ddim_schedule, last_steps, official_schedule, refined
 from . import checks, logger
 from .compilation import call, own_graphs
 from .families import family_of
@@ -24,9 +24,10 @@ from .recording import record, requested_capture
 SCHEDULES = ["official", "ddim", *(name for name in comfy.samplers.SCHEDULER_NAMES if name != "ddim_uniform")]
 
 
-def make_schedule(model: ModelPatcher, name: str, steps: int, denoise: float = 1.0, refine: int = 0) -> Schedule:
+def make_schedule(model: ModelPatcher, name: str, steps: int, denoise: float = 1.0, refine: int = 0,
+                  method: str = "ddim") -> Schedule:
     """Sigmas of one of SCHEDULES on the noise schedule of MODEL; with `denoise` below 1 the last `steps` of steps / denoise; `refine` as
-    in `refined`.
+    in `refined`, `method` as in `by_method`.
 
     Along a flow, where the authors' code has no grid, official is ComfyUI's scheduler simple.
 
@@ -44,7 +45,9 @@ def make_schedule(model: ModelPatcher, name: str, steps: int, denoise: float = 1
         check_falling(schedule.sampling, name, total)
     if len(schedule.evaluated) != total:
         logger.warning("The schedule %s has no grid of %d steps on this model, and takes one of %d.", name, total, len(schedule.evaluated))
-    schedule = refined(schedule, refine, float(model_sampling.percent_to_sigma(0.75)))
+    if method == "fireflow" and not isinstance(path, Flow):
+        raise ValueError("The inversion fireflow is for flow models (Flux, Qwen-Image, Z-Image). Take ddim.")
+    schedule = by_method(refined(schedule, refine, float(model_sampling.percent_to_sigma(0.75))), method)
     return schedule if denoise == 1 else last_steps(schedule, steps)
 
 
@@ -109,15 +112,27 @@ def check_channels(model: ModelPatcher, samples: torch.Tensor, name: str):
     checks.model_channels(model.get_model_object("latent_format").latent_channels, samples, name)
 
 
+def inverter(model: ModelPatcher, schedule: Schedule) -> comfy.samplers.KSAMPLER:
+    """What runs an inversion of the method that `schedule` names."""
+    if schedule.method == "fireflow":
+        return comfy.samplers.KSAMPLER(sample_fireflow)
+    return comfy.samplers.KSAMPLER(sample_ddim_inversion, {"evaluated": schedule.evaluated, "path": path_of(model),
+                                                           "refine": schedule.refine})
+
+
+def sampler_of(schedule: Schedule) -> comfy.samplers.KSAMPLER:
+    """What samples along the path of such an inversion."""
+    return comfy.samplers.KSAMPLER(sample_fireflow if schedule.method == "fireflow" else sample_ddim)
+
+
 def invert(model: ModelPatcher, positive, latents: list[torch.Tensor], schedule: Schedule, callback) -> list[tuple]:
     """[(noise to sample from at schedule.sampling[0], features of the blocks that Capture Self-Attention asked for)] of each of `latents`
     (B, C, H, W), which are inverted as one batch.
     """
     steps, samples = len(schedule.evaluated), torch.cat(latents)
-    rounds = [each.rounds for each in schedule.refine] or [0] * steps
+    rounds = [each.rounds for each in schedule.refine] or [int(schedule.method == "fireflow"), *[0] * (steps - 1)]
     m, recorder = record(model, latents, make_room(model, requested_capture(model), list(samples.shape), steps), rounds)
-    sampler = comfy.samplers.KSAMPLER(sample_ddim_inversion, {"evaluated": schedule.evaluated, "path": path_of(model),
-                                                              "refine": schedule.refine})
+    sampler = inverter(model, schedule)
     start = carried(model, samples, torch.zeros(()), schedule.inversion[0])
     with own_graphs(m.model_options, m.wrappers) if recorder.request.blocks else nullcontext(call) as recorder.call:
         x = run_sampler(m, recorder.family.inversion_prompt(model, positive), start, sampler, schedule.inversion, callback)
@@ -125,12 +140,13 @@ def invert(model: ModelPatcher, positive, latents: list[torch.Tensor], schedule:
     return list(zip(noise.split([len(latent) for latent in latents]), recorder.features(steps)))
 
 
-def invert_latent(model: ModelPatcher, latent: dict, positive: list, steps: int, schedule: str, denoise: float, refine: int) -> tuple:
+def invert_latent(model: ModelPatcher, latent: dict, positive: list, steps: int, schedule: str, denoise: float, refine: int,
+                  inversion: str) -> tuple:
     """(LATENT of the noise, Features, sigmas (N + 1,) to sample with), as DDIM Invert says."""
     checks.numbers(denoise=denoise)
     samples = checks.picture(latent, "input")
     check_channels(model, samples, "input")
-    plan = make_schedule(model, schedule, steps, denoise, refine)
+    plan = make_schedule(model, schedule, steps, denoise, refine, inversion)
     check_inverted(model, "positive", positive, plan.evaluated)
     [callback] = progress(model, len(plan.evaluated))
     [(noise, features)] = invert(model, positive, [samples], plan, callback)
@@ -139,7 +155,7 @@ def invert_latent(model: ModelPatcher, latent: dict, positive: list, steps: int,
         # Only Inject Style K/V knows what is to be seen outside the mask; a bare sampler would show this noise there.
         checks.unused_mask(latent, "input")
         del output["noise_mask"]
-    return output, features._replace(origin=origin_of(model, positive, schedule, steps, denoise, refine)), plan.sampling
+    return output, features._replace(origin=origin_of(model, positive, schedule, steps, denoise, refine, inversion)), plan.sampling
 
 
 def in_batches(model: ModelPatcher, latents: list[torch.Tensor]) -> list[list[torch.Tensor]]:

@@ -6,11 +6,9 @@ from typing import NamedTuple
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.sample import prepare_noise
-from comfy.samplers import KSAMPLER
 
 from ...styleid_core.adain import adain
 from ...styleid_core.curves import Curve
-from ...styleid_core.ddim import sample_ddim
 from ...styleid_core.features import Features, only_blocks
 from ...styleid_core.frequencies import with_other_frequencies
 from ...styleid_core.masks import on_grid
@@ -32,6 +30,7 @@ from .runs import (
     path_of,
     progress,
     run_sampler,
+    sampler_of,
 )
 from .sources import READERS
 
@@ -44,7 +43,7 @@ class Options(NamedTuple):
     negative, cfg        classifier-free guidance of the sampling, from the noise level `cfg_max_sigma` (for data of unit deviation) down:
                          above it, guidance would burn the colors that AdaIN set
     inversion_positive   CONDITIONING of both inversions; None: that of the sampling
-    denoise, refine      see `make_schedule`
+    denoise, refine, inversion     see `make_schedule`
     inject_into, start_percent, end_percent    as in `Style`
     feature_dtype, feature_device              as in `CaptureRequest`
     auto_temperature, gamma_curve, temperature_curve    `Style.auto_tau`, `gamma_curve`, `tau_curve`
@@ -63,6 +62,7 @@ class Options(NamedTuple):
     gamma_curve: Curve | None = None
     temperature_curve: Curve | None = None
     refine: int = 0
+    inversion: str = "ddim"
 
     def __repr__(self) -> str:
         """Short: with every error ComfyUI keeps the text of a node's inputs in its history, and prompts are tensors."""
@@ -156,7 +156,7 @@ def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, ste
         check_channels(model, samples, name)
     checks.unused_mask(style, "style")
     recording = request_capture(model, blocks, options.feature_dtype, options.feature_device) if blocks.strip() else model
-    plan = make_schedule(model, schedule, steps, options.denoise, options.refine)
+    plan = make_schedule(model, schedule, steps, options.denoise, options.refine, options.inversion)
     cfg_limit = path_of(model).sigma(options.cfg_max_sigma)
     given = options.inversion_positive
     name, inverted_with = ("positive", positive) if given is None else ("inversion_positive", given)
@@ -171,9 +171,11 @@ def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, ste
     request = requested_capture(recording)
     if style_features is not None:
         check_features("style", style_features, model)
-        checks.inverted_style(z_style, style_features, schedule, steps, options.denoise, options.refine)
+        checks.inverted_style(z_style, style_features, schedule, steps, options.denoise, options.refine,
+                              options.inversion)
         checks.chosen_blocks(blocks, request.blocks, style_features.blocks)
-    recipe = recipe_of(model, inverted_with, schedule, steps, options.denoise, options.refine, request.dtype, request.device)
+    recipe = recipe_of(model, inverted_with, schedule, steps, options.denoise, options.refine, options.inversion, request.dtype,
+                       request.device)
     inverted = [recall(z_content, recipe, request.blocks), recall(z_style, recipe, request.blocks) if style_features is None else
                 (z_style, only_blocks(style_features, request.blocks))]
     batches = in_batches(model, [z for z, known in zip((z_content, z_style), inverted) if known is None])
@@ -184,7 +186,7 @@ def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, ste
     sampled = model if recording is model else inject_style(model, Style(
         features, style_features, gamma, temperature, options.inject_into, options.start_percent, options.end_percent,
         auto_tau=options.auto_temperature, gamma_curve=options.gamma_curve, tau_curve=options.temperature_curve))
-    x = run_sampler(sampled, positive, start, KSAMPLER(sample_ddim), plan.sampling, on_sampling, options.negative, options.cfg, cfg_limit)
+    x = run_sampler(sampled, positive, start, sampler_of(plan), plan.sampling, on_sampling, options.negative, options.cfg, cfg_limit)
     result = carried(model, x, plan.sampling[-1], torch.zeros(()))
     if "noise_mask" in content:
         result = keep_outside(content["noise_mask"], result, z_content)

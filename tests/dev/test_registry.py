@@ -57,7 +57,7 @@ def transfer_with(folder: Path) -> set[str]:
 
 
 OURS = {"CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDCurve",
-        "StyleIDSweep", "StyleIDStartFrequencies", "SaveStyleIDFeatures", "LoadStyleIDFeatures"}
+        "StyleIDSweep", "StyleIDStartFrequencies", "FireFlowSampler", "SaveStyleIDFeatures", "LoadStyleIDFeatures"}
 
 
 def test_what_is_shipped_works(shipped):

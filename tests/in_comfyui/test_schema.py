@@ -9,7 +9,8 @@ import nodes
 INPUTS = {
     "CaptureSelfAttention": {"model": None, "blocks": "auto", "feature_dtype": "auto", "feature_device": "auto"},
     "DDIMInvert": {"model": None, "latent": None, "positive": None, "steps": 50, "schedule": "official", "denoise": 1.0,
-                   "refine": 0},
+                   "refine": 0, "inversion": "ddim"},
+    "FireFlowSampler": {},
     "LatentAdaIN": {"content": None, "style": None, "color_strength": 1.0, "mask": None, "style_mask": None},
     "InjectStyleKV": {"model": None, "content_features": None, "style_features": None, "gamma": 0.75, "temperature": 1.5,
                       "weight": 1.0, "mask": None, "style_mask": None, "blocks": "auto", "inject_into": "both", "start_percent": 0.0,
@@ -22,7 +23,8 @@ INPUTS = {
                        "options": None},
     "StyleIDOptions": {"negative": None, "cfg": 1.0, "cfg_max_sigma": 5.42, "inversion_positive": None, "denoise": 1.0,
                        "inject_into": "both", "start_percent": 0.0, "end_percent": 1.0, "feature_dtype": "auto", "feature_device": "auto",
-                       "auto_temperature": False, "gamma_curve": None, "temperature_curve": None, "refine": 0},
+                       "auto_temperature": False, "gamma_curve": None, "temperature_curve": None, "refine": 0,
+                       "inversion": "ddim"},
     "SaveStyleIDFeatures": {"noise": None, "features": None, "sigmas": None, "filename_prefix": "style", "image": None},
     "LoadStyleIDFeatures": {"file": None},
     "StyleIDScores": {"content": None, "style": None, "stylized": None},
@@ -31,7 +33,7 @@ OUTPUTS = {
     "CaptureSelfAttention": ["MODEL"], "DDIMInvert": ["LATENT", "STYLEID_FEATURES", "SIGMAS"], "LatentAdaIN": ["LATENT"],
     "InjectStyleKV": ["MODEL"], "StyleIDSampler": ["LATENT"], "StyleIDOptions": ["STYLEID_OPTIONS"],
     "StyleIDCurve": ["CURVE"], "StyleIDSweep": ["FLOAT", "FLOAT", "STRING", "INT"],
-    "StyleIDStartFrequencies": ["LATENT"],
+    "StyleIDStartFrequencies": ["LATENT"], "FireFlowSampler": ["SAMPLER"],
     "SaveStyleIDFeatures": [], "LoadStyleIDFeatures": ["LATENT", "STYLEID_FEATURES", "SIGMAS"],
     "StyleIDScores": ["FLOAT", "FLOAT", "FLOAT", "STRING"],
 }

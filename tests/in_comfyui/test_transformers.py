@@ -16,6 +16,7 @@ import comfy.supported_models
 import pytest
 import torch
 from cases import relative_error
+from comfy_extras.nodes_custom_sampler import SamplerCustom
 
 from tools.demo.transfer import sample_custom
 from tools.miniature.transformers import SMALL, latent, load_transformer, prompt
@@ -343,3 +344,27 @@ def test_a_video_is_refused(pack):
     model = load_transformer("wan")
     with pytest.raises(ValueError, match="Connect a picture through VAE Encode; video"):
         pack.DDIMInvert(model=model, latent={"samples": torch.randn(1, 16, 3, 8, 8)}, positive=prompt("wan"), steps=2)
+
+
+def test_fireflow(pack, model, family):
+    """In five nodes and in one, kept and recomputed."""
+    positive, settings = prompt(family, TOKENS), dict(steps=STEPS, inversion="fireflow")
+    if family == "cosmos_predict2":
+        with pytest.raises(ValueError, match="The inversion fireflow is for flow models"):
+            pack.DDIMInvert(model=model, latent=latent(family, CONTENT, 1), positive=positive, **settings)
+        return
+    [recording] = pack.CaptureSelfAttention(model=model)
+    content, style = latent(family, CONTENT, 1), latent(family, STYLE, 2)
+    (noise, features, sigmas), (style_noise, style_features, _) = (
+        pack.DDIMInvert(model=recording, latent=each, positive=positive, **settings) for each in (content, style))
+    [start] = pack.LatentAdaIN(content=noise, style=style_noise)
+    [m] = pack.InjectStyleKV(model=model, content_features=features, style_features=style_features)
+    with pytest.raises(ValueError, match="Use FireFlow Sampler for the inversion fireflow"):
+        sample_custom(m, positive, sigmas, start)
+    [sampler] = pack.FireFlowSampler()
+    five = SamplerCustom.execute(m, False, 0, 1.0, positive, positive, sampler, sigmas, start).result[0]["samples"]
+    inputs = dict(model=model, content=content, style=style, positive=positive, **settings)
+    assert relative_error(stylize(pack, **inputs)["samples"], five) < 1e-5
+    assert relative_error(stylize(pack, feature_device="recompute", **inputs)["samples"], five) < 1e-5
+    assert relative_error(stylize(pack, **inputs | {"inversion": "ddim"})["samples"], five) > 1e-4
+

@@ -110,7 +110,7 @@ def five_nodes(graph: Graph) -> dict:
     content = graph.ours("DDIMInvert", model=[recording, 0], latent=graph.latent(), positive=graph.conditioning())
     style = graph.ours("DDIMInvert", model=[recording, 0], latent=graph.latent(STYLES), positive=graph.conditioning())
     if rng.random() < 0.85:
-        shared = {name: graph.prompt[content]["inputs"][name] for name in ("steps", "schedule", "denoise", "refine")}
+        shared = {name: graph.prompt[content]["inputs"][name] for name in ("steps", "schedule", "denoise", "refine", "inversion")}
         graph.prompt[style]["inputs"] |= shared
     start, model = [content, 0], graph.any_model()
     if rng.random() < 0.2:

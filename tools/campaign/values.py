@@ -10,6 +10,7 @@ NUMBERS_AND_TEXT = ("INT", "FLOAT", "STRING", "BOOLEAN")
 # Of the inputs that contradict each other, take long or refuse nearly all values
 CENTRES = {"steps": (1, 2, 3, 4, 5), "cfg": (1.0, 1.0, 3.0, 7.5), "start_percent": (0.0, 0.0, 0.2), "end_percent": (0.8, 1.0, 1.0),
            "denoise": (1.0, 1.0, 0.6, 0.31), "cfg_max_sigma": (5.42, 5.42, 0.1, 1000.0), "refine": (0, 0, 0, 1, 2),
+           "inversion": ("ddim",) * 5 + ("fireflow",),
            "preset": ("custom",) * 7 + ("paper", "strong", "colors only"), "weight": (1.0, 1.0, 0.0, 0.4)}
 BIG_STEPS = (50, 333, 501, 1000)
 NUMBERS_TO_REFUSE = (-1, 0, 10 ** 30, -10 ** 9, "", "many", None, True, [], {}, "NaN", 1e308, "1e999", [["x"]], "0x10", "\u0665")
