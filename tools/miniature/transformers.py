@@ -82,6 +82,8 @@ def latent(name: str, size: tuple[int, int], seed: int, batch: int = 1) -> dict:
 
 
 def prompt(name: str, tokens: int = 7, seed: int = 0) -> list:
-    """CONDITIONING."""
-    pooled = seeded_tensor("pooled", (1, POOLED), 0, 1.0)
-    return [[seeded_tensor(f"prompt {seed}", (1, tokens, SMALL[name].text), 0, 1.0), {"pooled_output": pooled}]]
+    """CONDITIONING, at the guidance at which a model with distilled guidance is inverted."""
+    entry = {"pooled_output": seeded_tensor("pooled", (1, POOLED), 0, 1.0)}
+    if SMALL[name].config.get("guidance_embed"):
+        entry["guidance"] = 1.0
+    return [[seeded_tensor(f"prompt {seed}", (1, tokens, SMALL[name].text), 0, 1.0), entry]]
