@@ -111,7 +111,7 @@ class Injection:
             """(batch of the latent or 1, ...) as that of x."""
             return repeat_batch(taken(tensor, frames), len(x))
 
-        self.at = styles, sigma, x, for_batch
+        self.at = styles, sigma, x.to(self.model.model.get_dtype_inference()), for_batch
 
     def plan(self, block: Block) -> list[KeySet]:
         """What the queries of `block` attend to in the model call at hand; nothing where no style has a weight."""

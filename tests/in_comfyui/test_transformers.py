@@ -13,11 +13,14 @@ import comfy.model_management
 import comfy.ops
 import comfy.sd
 import comfy.supported_models
+import folder_paths
 import pytest
 import torch
 from cases import relative_error
 from comfy_extras.nodes_custom_sampler import SamplerCustom
+from comfy_extras.nodes_torch_compile import TorchCompileModel
 
+from nodes import KSamplerAdvanced
 from tools.demo.transfer import sample_custom
 from tools.miniature.transformers import SMALL, latent, load_transformer, prompt
 from tools.miniature.unet import seeded_tensor
@@ -368,3 +371,88 @@ def test_fireflow(pack, model, family):
     assert relative_error(stylize(pack, feature_device="recompute", **inputs)["samples"], five) < 1e-5
     assert relative_error(stylize(pack, **inputs | {"inversion": "ddim"})["samples"], five) > 1e-4
 
+
+
+def test_the_automatic_temperature_of_own_keys_is_one(pack, pack_module, model, family):
+    noise, features, sigmas = inverted(pack, model, family, CONTENT, 1)
+    positive = prompt(family, TOKENS)
+    own, plain = captured_in_sampling(pack_module, model, features, sigmas, noise, positive)
+    [m] = pack.InjectStyleKV(model=model, content_features=own, style_features=own, gamma=0.5, auto_temperature=True)
+    assert relative_error(sample_custom(m, positive, sigmas, noise)["samples"], plain) < 1e-5
+    [m] = pack.InjectStyleKV(model=model, content_features=own, style_features=own, gamma=0.5, temperature=1.5)
+    assert relative_error(sample_custom(m, positive, sigmas, noise)["samples"], plain) > 1e-4
+
+
+def test_gamma_along_a_curve(pack, model, family):
+    """A curve that is one half everywhere is half of gamma."""
+    positive = prompt(family, TOKENS)
+    noise, content, sigmas = inverted(pack, model, family, CONTENT, 1)
+    _, style, _ = inverted(pack, model, family, STYLE, 2)
+    [curve] = pack.StyleIDCurve(start=0.5, end=0.5)
+    inputs = dict(model=model, content_features=content, style_features=style)
+    halved, along = (sample_custom(pack.InjectStyleKV(**inputs, **options)[0], positive, sigmas, noise)["samples"]
+                     for options in (dict(gamma=0.4), dict(gamma=0.8, gamma_curve=curve)))
+    assert relative_error(along, halved) < 1e-6
+
+
+def test_a_style_from_a_file(pack, model, family, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_paths, "get_folder_paths", lambda name: [str(tmp_path)])
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda name: [path.name for path in tmp_path.iterdir()])
+    monkeypatch.setattr(folder_paths, "get_full_path", lambda folder, name: str(tmp_path / name))
+    style_noise, style, sigmas = inverted(pack, model, family, STYLE, 2)
+    pack.SaveStyleIDFeatures(noise=style_noise, features=style, sigmas=sigmas)
+    [saved] = tmp_path.iterdir()
+    read_noise, read, _ = pack.LoadStyleIDFeatures(file=saved.name)
+    assert torch.equal(read_noise["samples"], style_noise["samples"])
+    inputs = dict(model=model, content=latent(family, CONTENT, 1), positive=prompt(family, TOKENS), steps=STEPS)
+    assert torch.equal(stylize(pack, style=read_noise, style_features=read, **inputs)["samples"],
+                       stylize(pack, style=latent(family, STYLE, 2), **inputs)["samples"])
+
+
+def test_masks(pack, model, family):
+    """What a noise mask leaves out stays, and AdaIN is limited to a mask, also where latents have a frame."""
+    content, style = latent(family, CONTENT, 1), latent(family, STYLE, 2)
+    mask = torch.zeros(1, 1, *CONTENT)
+    mask[..., 6:] = 1
+    result = stylize(pack, model=model, content=content | {"noise_mask": mask}, style=style, positive=prompt(family, TOKENS), steps=STEPS)
+    changed = (result["samples"] - content["samples"]).abs().amax(1).reshape(CONTENT)
+    assert changed[:, :6].max() < 1e-6 < changed[:, 6:].min()
+
+    [colored] = pack.LatentAdaIN(content=content, style=style, mask=mask[0])
+    changed = (colored["samples"] - content["samples"]).abs().amax(1).reshape(CONTENT)
+    assert colored["samples"].shape == content["samples"].shape and changed[:, :6].max() < 1e-6 < changed[:, 6:].min()
+    [other] = pack.StyleIDStartFrequencies(noise=content)
+    assert other["samples"].shape == content["samples"].shape
+
+
+def test_ksampler_advanced(pack, model, family):
+    """It samples from a sigma of 1, where the latent of a flow would be lost."""
+    positive = prompt(family, TOKENS)
+    noise, content, sigmas = inverted(pack, model, family, CONTENT, 1)
+    _, style, _ = inverted(pack, model, family, STYLE, 2)
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    result = KSamplerAdvanced().sample(m, "disable", 0, STEPS, 1.0, "euler", "simple", positive, positive, noise, 0, 10000, "disable")[0]
+    assert relative_error(result["samples"], sample_custom(m, positive, sigmas, noise)["samples"]) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(pack, family, dtype):
+    if dtype not in getattr(comfy.supported_models, SMALL[family].supported).supported_inference_dtypes:
+        pytest.skip("ComfyUI does not run it so")
+    model, positive = load_transformer(family, dtype=dtype), prompt(family, TOKENS)
+    noise, content, sigmas = inverted(pack, model, family, CONTENT, 1)
+    _, style, _ = inverted(pack, model, family, STYLE, 2)
+    assert content.source.steps[0][0].dtype == dtype
+    formula = formula_in_sequence(model, picture_of(family, CONTENT), Stylized(content, style, **SETTINGS), order=ORDER.get(family))
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, gamma=SETTINGS["gamma"],
+                             temperature=SETTINGS["tau"])
+    reference, injected = (sample_custom(patched, positive, sigmas, noise)["samples"] for patched in (formula, m))
+    assert relative_error(injected, reference) < (5e-2 if dtype == torch.bfloat16 else 1e-2)
+
+
+def test_a_compiled_model(pack):
+    model, positive = load_transformer("z_image"), prompt("z_image", TOKENS)
+    compiled = TorchCompileModel().execute(model, "cudagraphs").result[0]
+    compiled.model_options["torch_compile_kwargs"]["backend"] = "eager"
+    inputs = dict(content=latent("z_image", CONTENT, 1), style=latent("z_image", STYLE, 2), positive=positive, steps=2)
+    assert relative_error(stylize(pack, model=compiled, **inputs)["samples"], stylize(pack, model=model, **inputs)["samples"]) < 1e-4
