@@ -1,7 +1,10 @@
 """The training loop on a network of one layer, the decoder's stage on one picture, and which pictures are held back."""
 
 import csv
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,12 +17,15 @@ import tools.in_process  # noqa: F401
 from styleid_core.metrics.networks import load_lpips
 from tools.demo.draw_style import STYLES, draw
 from tools.demo.measures import fine_energy
+from tools.host import ROOT
+from tools.miniature.flow import new_flow
 from tools.miniature.unet import WEIGHTS, load_trained_unet
 from tools.training.autoencoder import shipped_autoencoder
 from tools.training.decoder import decoder_task, restoration
+from tools.training.flow import flow_task
 from tools.training.loop import Task, train
 from tools.training.pictures import find_pictures, load_squares, random_crops
-from tools.training.report import write_report
+from tools.training.report import save_network, write_report
 
 TARGET = torch.tensor([[1.0, -2.0]])
 
@@ -113,3 +119,47 @@ def test_fine_energy_is_power_above_a_quarter_of_nyquists_frequency():
     coarse, fine = (torch.sin(2 * torch.pi * x / period).expand(1, 3, 256, 256) for period in (16, 4))
     assert fine_energy(coarse) < 1e-6 * fine_energy(fine)
     assert torch.allclose(fine_energy(coarse + 0.5 * fine), 0.25 * fine_energy(fine), rtol=1e-4)
+
+
+SHARED = """
+import torch, torch.distributed
+from tools.training.loop import own_part, Task, train
+from pathlib import Path
+
+def loss(network, generator):
+    [x] = own_part(torch.randn(8, 2, generator=generator))
+    return (network(x) - x.sum(1, keepdim=True)).square().mean()
+
+if torch.distributed.is_torchelastic_launched():
+    torch.distributed.init_process_group("gloo")
+torch.manual_seed(0)
+train(Task("line", torch.nn.Linear(2, 1), loss, lambda network: 0.0), Path(FOLDER), 20, 0.05, 0, torch.device("cpu"), every=20)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_share_each_batch_train_as_one_would(tmp_path):
+    trained = []
+    for name, launch in (("alone", []), ("shared", ["-m", "torch.distributed.run", "--nproc-per-node", "2"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        script = folder / "train.py"
+        script.write_text(SHARED.replace("FOLDER", repr(str(folder))))
+        done = subprocess.run([sys.executable, *launch, str(script)], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+                              text=True)
+        assert done.returncode == 0, done.stderr
+        trained.append(torch.load(folder / "line.pt")["network"])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(trained[0].values(), trained[1].values()))
+
+
+@pytest.mark.slow
+def test_the_flow_transformer_learns(tmp_path):
+    """On one picture, in a few steps: the loss falls, and what is saved is what ComfyUI loads."""
+    draw(STYLES["embers"]).save(tmp_path / "embers.jpg")
+    cpu, pictures = torch.device("cpu"), [tmp_path / "embers.jpg"]
+    network = train(flow_task(shipped_autoencoder()[0], pictures, pictures, tmp_path, 0, cpu), tmp_path, 30, 1e-2, 0, cpu, every=10)
+    rows = [float(row["loss"]) for row in csv.DictReader((tmp_path / "flow.csv").open())]
+    assert rows[-1] < 0.8 * rows[0]
+    save_network(network, tmp_path / "flow.safetensors")
+    loaded = new_flow().model.diffusion_model
+    assert not any(loaded.load_state_dict(load_file(tmp_path / "flow.safetensors")))

@@ -1,10 +1,12 @@
 """Train the demo's autoencoder, its decoder on for LPIPS, and the UNet; write weights, logs and pictures. Called by dev.py train."""
 
 import argparse
+import subprocess
 import sys
 from pathlib import Path
 
 import torch
+import torch.distributed
 
 from styleid_core.metrics.networks import MissingError, load_lpips
 from tools.in_process import args
@@ -15,14 +17,15 @@ from ..host import ROOT, say
 from ..miniature.unet import WEIGHTS, load_trained_unet
 from .autoencoder import autoencoder_task, shipped_autoencoder
 from .decoder import decoder_task, restoration
-from .loop import train
+from .flow import flow_task
+from .loop import train, workers
 from .pictures import draw_pictures, find_pictures, load_squares
-from .report import write_report
+from .report import save_network, write_report
 from .unet import unet_task
 
-AUTOENCODER_RATE, DECODER_RATE, UNET_RATE = 5e-4, 5e-4, 6e-4
-DRAWN, STROKES = 96, 192
-STROKE_WIDTHS = (4, 12)  # pixels, with up to 5 more
+AUTOENCODER_RATE, DECODER_RATE, UNET_RATE, FLOW_RATE = 5e-4, 5e-4, 6e-4, 1e-3
+DRAWN, STROKES, BROAD = 96, 192, 96
+STROKE_WIDTHS, BROAD_WIDTHS = (4, 12), (10, 22)  # pixels, with up to 5 more
 WORK = ROOT / ".dev" / "training"
 
 
@@ -34,6 +37,10 @@ def parse_arguments():
     parser.add_argument("--autoencoder-steps", type=int, default=10000)
     parser.add_argument("--decoder-steps", type=int, default=2450)
     parser.add_argument("--unet-steps", type=int, default=11500)
+    parser.add_argument("--flow-steps", type=int, default=15000)
+    parser.add_argument("--flow-only", action="store_true", help="train a flow transformer on the shipped encoder's latents, and write "
+                        "flow.safetensors into the folder of the checkpoints")
+    parser.add_argument("--processes", type=int, default=1, help="that share each batch of --flow-only, with one thread each")
     parser.add_argument("--decoder-only", action="store_true", help="train the shipped decoder on; the encoder and the UNet stay")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=WORK, help="where checkpoints are kept; an interrupted run goes on from them")
@@ -54,6 +61,13 @@ def main(options):
     def trained(task, steps, rate):
         return train(task, options.folder, steps, rate, options.seed, device)
 
+    if options.flow_only:
+        training += strokes + draw_pictures(options.folder / "broad", BROAD, options.seed + 2, BROAD_WIDTHS)
+        task = flow_task(shipped_autoencoder()[0], training, held_back, options.folder, options.seed, device)
+        flow = trained(task, options.flow_steps, FLOW_RATE)
+        if workers()[0] == 0:
+            save_network(flow, options.folder / "flow.safetensors")
+        return
     if options.decoder_only:
         autoencoder, unet = shipped_autoencoder(), load_trained_unet().model.diffusion_model
     else:
@@ -69,7 +83,13 @@ def main(options):
 
 
 if __name__ == "__main__":
+    options = parse_arguments()
+    if options.processes > 1 and not torch.distributed.is_torchelastic_launched():
+        launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(options.processes), "-m", "tools.training"]
+        sys.exit(subprocess.call([sys.executable, *launch, *sys.argv[1:]]))
+    if options.processes > 1:
+        torch.distributed.init_process_group("gloo")
     try:
-        main(parse_arguments())
+        main(options)
     except MissingError as error:
         sys.exit(f"error: {error}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.distributed
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -23,6 +24,24 @@ class Task(NamedTuple):
     average_decay: float = 0.999
 
 
+def workers() -> tuple[int, int]:
+    """(rank, number) of this process among those that share every batch."""
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if torch.distributed.is_initialized() else (0, 1)
+
+
+def own_part(*batches: torch.Tensor) -> list[torch.Tensor]:
+    """This process's part of a batch, which all of them draw alike."""
+    rank, number = workers()
+    return [batch[rank::number] for batch in batches]
+
+
+def average_gradients(network: torch.nn.Module):
+    gradients = [parameter.grad for parameter in network.parameters()]
+    flat = torch.nn.utils.parameters_to_vector(gradients)
+    torch.distributed.all_reduce(flat)
+    torch.nn.utils.vector_to_parameters(flat / workers()[1], gradients)
+
+
 def rate_factor(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP, (steps - step) / (COOL_DOWN * steps))
 
@@ -33,7 +52,7 @@ def train(task: Task, folder: Path, steps: int, learning_rate: float, seed: int,
     Every `every` steps it writes `<name>.pt` in `folder`, from which the next call with the same arguments goes on, and
     `<name>.csv` with the mean training loss since the last line and the averaged network's value on what is held back.
     """
-    checkpoint = folder / f"{task.name}.pt"
+    checkpoint, (rank, number) = folder / f"{task.name}.pt", workers()
     network = task.network.to(device).requires_grad_(True)
     average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(task.average_decay))
     optimizer = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.01)
@@ -45,17 +64,19 @@ def train(task: Task, folder: Path, steps: int, learning_rate: float, seed: int,
         first, rows, seconds = state["step"], state["rows"], state["seconds"]
 
     losses, started = [], time.time() - seconds
-    for step in tqdm(range(first, steps), task.name, initial=first, total=steps):
+    for step in tqdm(range(first, steps), task.name, initial=first, total=steps, disable=rank > 0):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * rate_factor(step, steps)
         loss = task.loss(network, torch.Generator().manual_seed(seed * 1_000_003 + step))
         loss.backward()
+        if number > 1:
+            average_gradients(network)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         average.update_parameters(network)
         losses.append(loss.detach())
-        if (step + 1) % every == 0 or step + 1 == steps:
+        if rank == 0 and ((step + 1) % every == 0 or step + 1 == steps):
             with torch.inference_mode():
                 validation = task.validate(average.module)
             rows.append({"step": step + 1, "seconds": round(time.time() - started), "loss": torch.stack(losses).mean().item(),

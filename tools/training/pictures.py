@@ -55,18 +55,19 @@ def to_float(pictures: torch.Tensor) -> torch.Tensor:
     return pictures.float() / 255
 
 
-def random_crops(tensors: list[torch.Tensor], count: int, side: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crops (count, C, side, side) of random members that are large enough at random places, and the members' indices."""
-    crops, indices = [], []
-    while len(crops) < count:
-        [i] = torch.randint(len(tensors), (1,), generator=generator).tolist()
-        height, width = tensors[i].shape[-2:]
-        if min(height, width) < side:
-            continue
-        top, left = (torch.randint(room + 1, (1,), generator=generator).item() for room in (height - side, width - side))
+def random_crops(tensors: list[torch.Tensor], count: int, side: int, generator: torch.Generator,
+                 weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Crops (count, C, side, side) of random members that are large enough at random places, and the members' indices.
+
+    `weights` (members,) say how often each is taken beside the others.
+    """
+    large = torch.tensor([float(min(tensor.shape[-2:]) >= side) for tensor in tensors])
+    chosen = torch.multinomial(large if weights is None else large * weights, count, replacement=True, generator=generator)
+    crops = []
+    for i in chosen.tolist():
+        top, left = (torch.randint(length - side + 1, (1,), generator=generator).item() for length in tensors[i].shape[-2:])
         crops.append(tensors[i][:, top:top + side, left:left + side])
-        indices.append(i)
-    return torch.stack(crops), torch.tensor(indices)
+    return torch.stack(crops), chosen
 
 
 def centre_crop(tensor: torch.Tensor, side: int) -> torch.Tensor:

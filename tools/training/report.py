@@ -22,7 +22,11 @@ def save_weights(autoencoder: torch.nn.Sequential, unet: torch.nn.Module, folder
              "vae": {"vae_scale": torch.tensor(SCALE), "vae_shift": torch.tensor(0.0)}}
     save_file({key if part == "vae" else f"{part}.{key}": half(value) for part, state in parts.items() for key, value in state.items()},
               folder / "autoencoder.safetensors")
-    save_file({key: half(value) for key, value in unet.state_dict().items()}, folder / "unet.safetensors")
+    save_network(unet, folder / "unet.safetensors")
+
+
+def save_network(network: torch.nn.Module, path: Path):
+    save_file({key: half(value) for key, value in network.state_dict().items()}, path)
 
 
 def half(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,29 @@
+"""A flow transformer of 8.5 million parameters in the layout of Lumina 2 and Z-Image, on the latents of the demo's autoencoder."""
+
+import comfy.latent_formats
+import comfy.supported_models
+import torch
+
+from .unet import CONTEXT_DIM, new_unet
+
+FLOW = dict(image_model="lumina2", patch_size=2, in_channels=4, dim=256, n_layers=6, n_refiner_layers=1, n_heads=8, n_kv_heads=8,
+            multiple_of=32, ffn_dim_multiplier=8 / 3, qk_norm=True, cap_feat_dim=CONTEXT_DIM, axes_dims=[8, 12, 12],
+            axes_lens=[64, 512, 512], rope_theta=256.0, z_image_modulation=True, time_scale=1000.0, dtype=torch.float32)
+
+
+class Latents(comfy.latent_formats.SD15):
+    """Those of SD 1.x, at a deviation of 1: the demo's autoencoder gives 0.8."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale_factor /= 0.8
+
+
+class MiniatureFlow(comfy.supported_models.Lumina2):
+    latent_format = Latents
+    sampling_settings = {"multiplier": 1.0, "shift": 1.0}
+
+
+def new_flow():
+    """A MODEL whose weights are still to be set."""
+    return new_unet(FLOW, MiniatureFlow)

@@ -1,0 +1,69 @@
+"""A transformer in the layout of Lumina 2 and Z-Image, trained to predict the velocity of a rectified flow (Liu et al. 2022)."""
+
+from pathlib import Path
+from unittest import mock
+
+import comfy.model_management
+import torch
+
+from ..miniature.flow import new_flow
+from ..miniature.unet import PROMPTS, prompt_token
+from .autoencoder import encode_all
+from .loop import Task, own_part
+from .pictures import load_squares, random_crops
+from .unet import EMPTY_PROMPT, training_latents
+
+BATCHES = ((16, 64), (16, 64), (24, 24), (32, 12))  # (latent side, batch), in turn
+SHARES = {"photograph": 0.3, "western painting": 0.17, "chinese painting": 0.18, "empty prompt": 0.35}  # of the samples; the last are drawn
+DEVIATION = 0.8  # of the encoder's latents
+VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+
+def initialise(network: torch.nn.Module):
+    for name, parameter in network.named_parameters():
+        if "pad_token" in name or parameter.ndim > 1:
+            torch.nn.init.xavier_uniform_(parameter)
+        elif name.endswith("bias"):
+            torch.nn.init.zeros_(parameter)
+        else:
+            torch.nn.init.ones_(parameter)
+    for name, parameter in network.named_parameters():
+        if "adaLN_modulation" in name or name.startswith("final_layer.linear"):
+            torch.nn.init.zeros_(parameter)
+
+
+def flow_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Path], folder: Path, seed: int, device: torch.device) -> Task:
+    latents, labels = training_latents(encoder, training, folder, device)
+    test = torch.stack(encode_all(encoder, load_squares(held_back, 256), device)) / DEVIATION
+    weights = torch.tensor([SHARES[prompt] for prompt in PROMPTS])[labels] / labels.bincount()[labels]
+
+    torch.manual_seed(seed)
+    network = new_flow().model.diffusion_model
+    initialise(network)
+    tokens = torch.cat([prompt_token(prompt) for prompt in PROMPTS]).to(device)
+
+    def errors(network, z, prompts, sigmas, noise):
+        """Mean squared error of the predicted velocity of each sample."""
+        sigma = sigmas.view(-1, 1, 1, 1)
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted = network((1 - sigma) * z + sigma * noise, sigmas, context=tokens[prompts], num_tokens=1)
+        return (predicted.float() - (noise - z)).square().mean((1, 2, 3))
+
+    def loss(network, generator):
+        turn = torch.randint(len(BATCHES), (1,), generator=generator).item()
+        side, batch = BATCHES[turn]
+        z, chosen = random_crops(latents, batch, side, generator, weights)
+        empty = torch.rand(batch, generator=generator) < EMPTY_PROMPT
+        sigmas = torch.randn(batch, generator=generator).sigmoid()  # more of the middle (Esser et al. 2024)
+        parts = own_part(z / DEVIATION, labels[chosen].masked_fill(empty, 0), sigmas, torch.randn(z.shape, generator=generator))
+        with mock.patch.object(comfy.model_management, "in_training", True):  # ComfyUI's fused kernels have no gradients
+            return errors(network, *(part.to(device) for part in parts)).mean()
+
+    def validate(network):
+        noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(seed))
+        return torch.cat([
+            errors(network, z.to(device), torch.zeros(len(z), dtype=torch.long, device=device),
+                   torch.full((len(z),), sigma, device=device), e.to(device))
+            for sigma in VALIDATION_SIGMAS for z, e in zip(test.split(16), noise.split(16))]).mean().item()
+
+    return Task("flow", network, loss, validate)
