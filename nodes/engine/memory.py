@@ -29,8 +29,8 @@ def feature_bytes(model: ModelPatcher, request: CaptureRequest, shape: list[int]
     return batch * steps * sum(height * width * token_bytes(channels, request.dtype, dtype) for height, width, channels in shapes)
 
 
-def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], steps: int) -> torch.device:
-    """Where to keep the features of an inversion.
+def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], steps: int) -> torch.device | None:
+    """Where to keep the features of an inversion; None: nowhere, where a device was not asked for and they can be recomputed block by block.
 
     Their size is logged; ValueError when they do not fit. They belong into RAM, from where a GPU gets those of the next step while it
     computes: a graph that ComfyUI remembers takes no GPU memory then. On the GPU they must fit beside MODEL and the activations of a
@@ -52,6 +52,10 @@ def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], st
         if size <= free[device]:
             logger.info("The features of %d steps will take %.3g GB %s.", steps, size / 1e9, where(device))
             return device
+    if request.device == "auto" and family_of(model).IN_LOCKSTEP:
+        logger.info("The features of %d steps would take %.3g GB, more than is free. They are recomputed at every sampling step.", steps,
+                    size / 1e9)
+        return None
     have = " and ".join(f"{max(free[device], 0) / 1e9:.3g} GB {where(device)}" for device in candidates)
     raise ValueError(f"The features of {steps} steps would take {size / 1e9:.3g} GB, and only {have} are free. Set feature_dtype to int8, "
                      f"or feature_device to {'auto or ' if request.device == 'gpu' else ''}recompute, or take fewer blocks or steps, a "

@@ -129,9 +129,10 @@ def keeper(source: torch.device, device: torch.device) -> Callable[[torch.Tensor
     return Slabs().keep if source.type == "cuda" else torch.clone
 
 
-def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.device, rounds: list[int]) -> tuple:
-    """(clone of MODEL, its Recorder) for one inversion of `latents` (B, C, H, W), which does what `request_capture` asked for. Of a step
-    that asks the model again, as often as its `rounds` say, the last call is kept.
+def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.device | None, rounds: list[int]) -> tuple:
+    """(clone of MODEL, its Recorder) for one inversion of `latents` (B, C, H, W), which does what `request_capture` asked for, or keeps
+    no features where there is no `device` for them. Of a step that asks the model again, as often as its `rounds` say, the last call is
+    kept.
 
     The clone injects nothing and has no guidance and no cache of model calls, even if MODEL does: an inversion follows the bare
     prediction of every step.
@@ -145,6 +146,8 @@ def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.devic
     for name in GUIDANCE:
         m.model_options.pop(name, None)
     request = requested_capture(model)
+    if device is None:
+        request, device = request._replace(device=RECOMPUTE), RAM
     recorder = Recorder(m, request, latents, device, rounds)
     if request.blocks:
         m.add_wrapper_with_key(recorder.family.WRAPPED, CAPTURE, recorder.model_call)

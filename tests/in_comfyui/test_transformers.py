@@ -456,3 +456,16 @@ def test_a_compiled_model(pack):
     compiled.model_options["torch_compile_kwargs"]["backend"] = "eager"
     inputs = dict(content=latent("z_image", CONTENT, 1), style=latent("z_image", STYLE, 2), positive=positive, steps=2)
     assert relative_error(stylize(pack, model=compiled, **inputs)["samples"], stylize(pack, model=model, **inputs)["samples"]) < 1e-4
+
+
+def test_features_that_do_not_fit_are_recomputed(pack, monkeypatch, caplog):
+    inputs = dict(model=load_transformer("flux"), content=latent("flux", CONTENT, 1), style=latent("flux", STYLE, 2),
+                  positive=prompt("flux", TOKENS), steps=STEPS)
+    kept = stylize(pack, **inputs)["samples"]
+    inputs["content"], inputs["style"] = latent("flux", CONTENT, 1), latent("flux", STYLE, 2)  # others, which are not remembered
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: 1000)
+    with caplog.at_level("INFO", logger="styleid"):
+        assert torch.equal(stylize(pack, **inputs)["samples"], kept)
+    assert sum("They are recomputed at every sampling step" in message for message in caplog.messages) == 2
+    with pytest.raises(ValueError, match="Set feature_dtype to int8, or feature_device to recompute"):
+        stylize(pack, feature_device="cpu", **inputs)
