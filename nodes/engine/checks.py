@@ -90,16 +90,17 @@ def style_mask(mask: torch.Tensor, shapes: list[tuple[int, int, int]]):
         raise ValueError("The style_mask leaves nothing of the style at the resolution of the self-attention. Paint a larger part.")
 
 
-def model_channels(channels: int, samples: torch.Tensor, name: str):
-    """`channels` is what the model works on."""
-    if samples.shape[1] != channels:
-        raise ValueError(f"The {name} latent has shape {list(samples.shape)}, and this model works on [batch, {channels}, height, width]. "
-                         "Encode the picture with the VAE of the same checkpoint.")
+def model_channels(channels: int, frames: bool, samples: torch.Tensor, name: str):
+    """`channels` is what the model works on, in `frames` or not."""
+    if samples.shape[1] != channels or samples.ndim != (5 if frames else 4):
+        raise ValueError(f"The {name} latent has shape {list(samples.shape)}, and this model works on [batch, {channels}, "
+                         f"{'1, ' if frames else ''}height, width]. Encode the picture with the VAE of the same checkpoint.")
 
 
 def same_channels(content: torch.Tensor, style: torch.Tensor):
-    if content.shape[1] != style.shape[1]:
-        raise ValueError(f"The content latent has {content.shape[1]} channels and the style latent {style.shape[1]}. "
+    if content.shape[1] != style.shape[1] or content.ndim != style.ndim:
+        raise ValueError(f"The content latent has {content.shape[1]} channels and the style latent {style.shape[1]}"
+                         f"{'' if content.ndim == style.ndim else ', and one of them has frames'}. "
                          "Encode both with the VAE of the same checkpoint.")
 
 

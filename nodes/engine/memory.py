@@ -30,7 +30,8 @@ def feature_bytes(model: ModelPatcher, request: CaptureRequest, shape: list[int]
 
 
 def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], steps: int) -> torch.device | None:
-    """Where to keep the features of an inversion; None: nowhere, where a device was not asked for and they can be recomputed block by block.
+    """Where to keep the features of an inversion; None: nowhere, as they can be recomputed block by block where no device
+    was asked for.
 
     Their size is logged; ValueError when they do not fit. They belong into RAM, from where a GPU gets those of the next step while it
     computes: a graph that ComfyUI remembers takes no GPU memory then. On the GPU they must fit beside MODEL and the activations of a

@@ -109,7 +109,8 @@ def check_inverted(model: ModelPatcher, name: str, conditioning: list, sigmas: t
 
 
 def check_channels(model: ModelPatcher, samples: torch.Tensor, name: str):
-    checks.model_channels(model.get_model_object("latent_format").latent_channels, samples, name)
+    latent_format = model.get_model_object("latent_format")
+    checks.model_channels(latent_format.latent_channels, latent_format.latent_dimensions == 3, samples, name)
 
 
 def inverter(model: ModelPatcher, schedule: Schedule) -> comfy.samplers.KSAMPLER:

@@ -469,3 +469,13 @@ def test_features_that_do_not_fit_are_recomputed(pack, monkeypatch, caplog):
     assert sum("They are recomputed at every sampling step" in message for message in caplog.messages) == 2
     with pytest.raises(ValueError, match="Set feature_dtype to int8, or feature_device to recompute"):
         stylize(pack, feature_device="cpu", **inputs)
+
+
+@pytest.mark.parametrize(("family", "other", "message"), [
+    ("wan", "flux", r"works on \[batch, 16, 1, height, width\]"), ("flux", "wan", r"works on \[batch, 16, height, width\]")])
+def test_latents_of_another_kind_are_refused(pack, family, other, message):
+    model, positive = load_transformer(family), prompt(family)
+    with pytest.raises(ValueError, match=message):
+        pack.DDIMInvert(model=model, latent=latent(other, CONTENT, 1), positive=positive, steps=2)
+    with pytest.raises(ValueError, match="one of them has frames"):
+        pack.LatentAdaIN(content=latent(family, CONTENT, 1), style=latent(other, CONTENT, 1))

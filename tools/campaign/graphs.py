@@ -8,6 +8,7 @@ OURS = ("CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "S
         "StyleIDStartFrequencies", "StyleIDScores")
 SIDES = (8, 8, 8, 9, 11, 16)
 STYLES = (1,) * 7 + (2,)  # how many of them in a batch
+TRANSFORMERS = {"flux": "16", "flux2": "128", "chroma": "16", "qwen_image": "16,1", "z_image": "16", "sd35": "16", "wan": "16,1"}
 ODD_SHAPES = ("0,4,8,8", "1,4,1,1", "1,4,2,3", "1,16,8,8", "1,3,8,8", "4,8,8", "1,4,1,8,8", "1,4,8,0", "1,4,64,4", "5,4,8,8", "1,4")
 ODD_FILLS = ("zeros", "nan", "infinite", "constant", "huge", "half")
 MASKS = ("left", "zeros", "ones", "two", "flat", "nan", "empty", "four", "small")
@@ -20,7 +21,13 @@ class Graph:
 
     def __init__(self, rng: random.Random, info: dict, wild: float):
         self.rng, self.info, self.wild, self.prompt = rng, info, wild, {}
-        self.loader = self.add("StyleIDDemoSDXL" if rng.random() < 0.1 else "StyleIDDemoModel")
+        self.channels = "4"  # of a latent, with its frame where it has one
+        chance = rng.random()
+        if chance < 0.2:
+            family, self.channels = rng.choice(list(TRANSFORMERS.items()))
+            self.loader = self.add("StyleIDDemoTransformer", family=family)
+        else:
+            self.loader = self.add("StyleIDDemoSDXL" if chance < 0.3 else "StyleIDDemoModel")
         self.model = [self.loader, 0]
 
     def add(self, kind: str, **inputs) -> str:
@@ -36,7 +43,7 @@ class Graph:
 
     def latent(self, batches: tuple[int, ...] = (1, 1, 1, 2, 3)) -> list:
         batch = self.rng.choice(batches)
-        shape = f"{batch},4,{self.rng.choice(SIDES)},{self.rng.choice(SIDES)}"
+        shape = f"{batch},{self.channels},{self.rng.choice(SIDES)},{self.rng.choice(SIDES)}"
         shape = self.rng.choice(ODD_SHAPES) if self.odd() else shape
         fill = self.rng.choice(ODD_FILLS) if self.odd() else "noise"
         mask = self.rng.choice(MASKS) if self.odd() else self.rng.choice(("none", "none", "left"))

@@ -5,6 +5,7 @@ from typing_extensions import override
 
 from .autoencoder import load_autoencoder
 from .seeded import load_controlnet, load_sdxl, sdxl_conditioning
+from .transformers import SMALL, load_transformer, prompt
 from .unet import PROMPTS, conditioning, load_trained_unet
 
 
@@ -43,6 +44,23 @@ class StyleIDDemoSDXL(io.ComfyNode):
         return io.NodeOutput(load_sdxl(), sdxl_conditioning(), load_autoencoder())
 
 
+class StyleIDDemoTransformer(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="StyleIDDemoTransformer",
+            display_name="StyleID Demo Transformer",
+            category="styleid/demo",
+            description="A small transformer with seeded weights, not trained: it shows that a graph runs.",
+            inputs=[io.Combo.Input("family", options=list(SMALL), default="flux", tooltip="In whose layout it is.")],
+            outputs=[io.Model.Output(), io.Conditioning.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls, family) -> io.NodeOutput:
+        return io.NodeOutput(load_transformer(family), prompt(family), load_autoencoder())
+
+
 class StyleIDDemoControlNet(io.ComfyNode):
     @classmethod
     def define_schema(cls):
@@ -63,7 +81,7 @@ class StyleIDDemoControlNet(io.ComfyNode):
 class DemoExtension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [StyleIDDemoModel, StyleIDDemoSDXL, StyleIDDemoControlNet]
+        return [StyleIDDemoModel, StyleIDDemoSDXL, StyleIDDemoTransformer, StyleIDDemoControlNet]
 
 
 async def comfy_entrypoint() -> DemoExtension:
