@@ -61,13 +61,15 @@ def use_pictures(prompt: dict, names: tuple[str, ...], megapixels: float | None 
 
 def use_demo_model(prompt: dict) -> dict:
     """The same prompt with the demo's models in place of what is loaded from files, and of the prompts that CLIP encodes."""
-    encoders = {id for id, node in prompt.items() if node["class_type"] == "CLIPTextEncode"}
-    [loader] = (id for id, node in prompt.items() if node["class_type"] == "CheckpointLoaderSimple")
-    xl = "xl" in prompt[loader]["inputs"]["ckpt_name"]
-    prompt = {id: node for id, node in prompt.items() if id not in encoders}
-    prompt[loader] = {"class_type": "StyleIDDemoSDXL" if xl else "StyleIDDemoModel", "inputs": {}}
+    kinds = {id: node["class_type"] for id, node in prompt.items()}
+    [loader] = (id for id, kind in kinds.items() if kind in ("CheckpointLoaderSimple", "UNETLoader"))
+    xl = "xl" in prompt[loader]["inputs"].get("ckpt_name", "")
+    demo = "StyleIDDemoTransformer" if kinds[loader] == "UNETLoader" else "StyleIDDemoSDXL" if xl else "StyleIDDemoModel"
+    outputs = {"CLIPTextEncode": 1, "VAELoader": 2}  # of the demo's loader, in place of a node's
+    prompt = {id: node for id, node in prompt.items() if kinds[id] not in (*outputs, "CLIPLoader")}
+    prompt[loader] = {"class_type": demo, "inputs": {}}
     for node in prompt.values():
-        node["inputs"] = {name: [loader, 1] if isinstance(value, list) and value[0] in encoders else value
+        node["inputs"] = {name: [loader, outputs[kinds[value[0]]]] if isinstance(value, list) and kinds.get(value[0]) in outputs else value
                           for name, value in node["inputs"].items()}
         if node["class_type"] == "ControlNetLoader":
             node |= {"class_type": "StyleIDDemoControlNet", "inputs": {"xl": xl}}

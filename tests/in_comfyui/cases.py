@@ -48,3 +48,19 @@ def invert_both(pack, model, case, schedule: str, content: dict | None = None, s
     [recording] = pack.CaptureSelfAttention(model=model, blocks=blocks)
     return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=steps or case.steps, schedule=schedule)
             for latent in (content or case.content, style or case.style)]
+
+
+def all_transfers(transfer, contents: torch.Tensor, styles: torch.Tensor):
+    """run(**options): (decoded (S, B, 3, H, W), latents (S, B, 4, h, w)) of every content in every style; each is run once."""
+    with torch.inference_mode():
+        content, inverted = transfer.invert(contents), [transfer.invert(style[None]) for style in styles]
+    known = {}
+
+    def run(**options):
+        key = tuple(sorted(options.items()))
+        if key not in known:
+            latents = [transfer.stylize(content, style, **options) for style in inverted]
+            known[key] = tuple(torch.stack(each) for each in zip(*((transfer.decode(z).movedim(-1, 1), z["samples"]) for z in latents)))
+        return known[key]
+
+    return run

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import all_transfers
 from PIL import Image
 
 from tools.demo.draw_style import STYLES, draw
@@ -52,19 +53,7 @@ def chw(images: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def results(transfer, contents, styles):
-    """results(**options): (decoded (S, B, 3, H, W), latents (S, B, 4, h, w)) of every content in every style; each is run once."""
-    with torch.inference_mode():
-        content, inverted = transfer.invert(contents), [transfer.invert(style[None]) for style in styles]
-    known = {}
-
-    def run(**options):
-        key = tuple(sorted(options.items()))
-        if key not in known:
-            latents = [transfer.stylize(content, style, **options) for style in inverted]
-            known[key] = torch.stack([chw(transfer.decode(z)) for z in latents]), torch.stack([z["samples"] for z in latents])
-        return known[key]
-
-    return run
+    return all_transfers(transfer, contents, styles)
 
 
 def test_the_autoencoder_restores_pictures(transfer, measured):

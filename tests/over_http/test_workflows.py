@@ -28,6 +28,17 @@ def test_both_examples_give_the_same_picture(prompt, run, picture):
     assert abs(one_node - five_nodes).max() <= 2
 
 
+def test_a_transformer(prompt, run, picture):
+    """Recomputed, as the example has it, and kept."""
+    graph = prompt("styleid_transformer")
+    [sampler], [options] = (find(graph, kind) for kind in ("StyleIDSampler", "StyleIDOptions"))
+    sampler["steps"] = 6
+    recomputed = picture(run(graph))
+    options["feature_device"] = "auto"
+    assert recomputed.shape == (128, 128, 3) and recomputed.std() > 10
+    assert abs(recomputed - picture(run(graph))).max() <= 2
+
+
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.json")), ids=lambda path: path.stem)
 def test_examples_are_laid_out_for_people(server, path):
     workflow = json.loads(path.read_text())

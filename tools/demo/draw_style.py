@@ -59,6 +59,12 @@ STYLES = {
 STEPS = 14
 
 
+def broader(style: Style, factor: float) -> Style:
+    """With fewer, wider and longer strokes."""
+    width = tuple(round(factor * width) for width in style.width)
+    return style._replace(width=width, strokes=round(style.strokes / factor), length=style.length * factor ** 0.5)
+
+
 def random_style(rng: numpy.random.Generator, narrowest: tuple[int, int] = (1, 8)) -> Style:
     """Any field, colors, and strokes from dots to ribbons: for training, so that strokes are nothing new to the model.
 

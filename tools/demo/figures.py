@@ -1,5 +1,7 @@
 """Draw the README's pictures with the trained model. Called by dev.py figures."""
 
+from types import SimpleNamespace
+
 import matplotlib.pyplot as plt
 import torch
 from PIL import Image, ImageOps
@@ -9,11 +11,12 @@ import tools.in_process  # noqa: F401
 # isort: split
 from ..host import ROOT, say
 from ..pack import load_pack
-from .draw_style import STYLES, draw
+from .draw_style import STYLES, broader, draw
 from .transfer import Transfer, as_image
 
 FIGURES = ROOT / "docs"
 SIDE = 384
+FLOW_SIDE, BROADER = 256, 3.0  # strokes of some latents' width: the transformer draws nothing finer
 CONTENTS = ("astronaut", "chelsea", "coffee")
 SHOWN = ("swirls", "embers", "waves")
 ABLATION = {"StyleID": {}, "no injection": {"inject": False}, "no AdaIN": {"color_strength": 0.0}, "temperature 1": {"temperature": 1.0}}
@@ -58,9 +61,28 @@ def draw_deviations(transfer: Transfer, content, style):
     save(figure, "temperature.png")
 
 
+def draw_for_the_transformer(pack: SimpleNamespace):
+    """Three contents in three styles of broad strokes, gammas, and what each part of the method does."""
+    transfer = Transfer(pack, steps=20, refine=1, flow=True)
+    pictures = [as_image(Image.open(ROOT / "tests" / "pictures" / f"{name}.jpg"), FLOW_SIDE) for name in CONTENTS]
+    painted = [as_image(draw(broader(STYLES[name], BROADER)), FLOW_SIDE) for name in SHOWN]
+    contents, styles = ([transfer.invert(image) for image in images] for images in (pictures, painted))
+
+    def stylize(content, style, **options):
+        return transfer.decode(transfer.stylize(content, style, **options))
+
+    transfers = [[picture, *(stylize(content, style) for style in styles)] for picture, content in zip(pictures, contents)]
+    save_grid([[torch.ones_like(pictures[0]), *painted], *transfers], ["", *SHOWN], "transformer.jpg")
+    save_grid([[stylize(contents[0], styles[0], gamma=gamma) for gamma in GAMMAS]], [f"gamma {gamma:g}" for gamma in GAMMAS],
+              "transformer_gamma.jpg")
+    save_grid([[stylize(contents[0], styles[0], **options) for options in ABLATION.values()]], list(ABLATION), "transformer_ablation.jpg")
+
+
 def main():
     FIGURES.mkdir(exist_ok=True)
-    transfer = Transfer(load_pack())
+    pack = load_pack()
+    draw_for_the_transformer(pack)
+    transfer = Transfer(pack)
     pictures = [as_image(Image.open(ROOT / "tests" / "pictures" / f"{name}.jpg"), SIDE) for name in CONTENTS]
     painted = [as_image(draw(STYLES[name]), SIDE) for name in SHOWN]
     contents, styles = ([transfer.invert(image) for image in images] for images in (pictures, painted))

@@ -11,6 +11,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustom
 from PIL import Image, ImageOps
 
 from ..miniature.autoencoder import load_autoencoder
+from ..miniature.flow import load_trained_flow
 from ..miniature.unet import conditioning, load_trained_unet
 
 
@@ -35,11 +36,12 @@ class Inverted(NamedTuple):
 
 
 class Transfer:
-    """The trained model with `pack`, its nodes; pictures are IMAGE tensors (B, H, W, 3) in 0..1."""
+    """The trained model with `pack`, its nodes; pictures are IMAGE tensors (B, H, W, 3) in 0..1. `flow` is for the transformer."""
 
-    def __init__(self, pack: SimpleNamespace, schedule: str = "official", steps: int = 50, refine: int = 0):
+    def __init__(self, pack: SimpleNamespace, schedule: str = "official", steps: int = 50, refine: int = 0, flow: bool = False):
         self.pack, self.schedule, self.steps, self.refine = pack, schedule, steps, refine
-        self.model, self.vae, self.positive = load_trained_unet(), load_autoencoder(), conditioning()
+        self.model, self.vae, self.positive = load_trained_flow() if flow else load_trained_unet(), load_autoencoder(), conditioning()
+        self.blocks = "auto" if flow else "6-11"
 
     def encode(self, pictures: torch.Tensor) -> dict:
         return {"samples": self.vae.encode(pictures)}
@@ -48,7 +50,7 @@ class Transfer:
         return self.vae.decode(latent["samples"])
 
     def invert(self, pictures: torch.Tensor) -> Inverted:
-        [recording] = self.pack.CaptureSelfAttention(model=self.model, blocks="6-11")
+        [recording] = self.pack.CaptureSelfAttention(model=self.model, blocks=self.blocks)
         noise, features, sigmas = self.pack.DDIMInvert(model=recording, latent=self.encode(pictures), positive=self.positive,
                                                        steps=self.steps, schedule=self.schedule, refine=self.refine)
         return Inverted(noise, features, sigmas)

@@ -4,9 +4,12 @@ from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
 
 from .autoencoder import load_autoencoder
+from .flow import load_trained_flow
 from .seeded import load_controlnet, load_sdxl, sdxl_conditioning
 from .transformers import SMALL, load_transformer, prompt
 from .unet import PROMPTS, conditioning, load_trained_unet
+
+TRAINED = "trained"
 
 
 class StyleIDDemoModel(io.ComfyNode):
@@ -51,14 +54,16 @@ class StyleIDDemoTransformer(io.ComfyNode):
             node_id="StyleIDDemoTransformer",
             display_name="StyleID Demo Transformer",
             category="styleid/demo",
-            description="A small transformer with seeded weights, not trained: it shows that a graph runs.",
-            inputs=[io.Combo.Input("family", options=list(SMALL), default="flux", tooltip="In whose layout it is.")],
+            description="A small transformer: a trained one in the layout of Lumina 2 and Z-Image, or one with seeded weights in the "
+                        "layout of another family, which shows that a graph runs.",
+            inputs=[io.Combo.Input("family", options=[TRAINED, *SMALL], default=TRAINED, optional=True, tooltip="Which of them.")],
             outputs=[io.Model.Output(), io.Conditioning.Output(), io.Vae.Output()],
         )
 
     @classmethod
-    def execute(cls, family) -> io.NodeOutput:
-        return io.NodeOutput(load_transformer(family), prompt(family), load_autoencoder())
+    def execute(cls, family=TRAINED) -> io.NodeOutput:
+        model, positive = (load_trained_flow(), conditioning()) if family == TRAINED else (load_transformer(family), prompt(family))
+        return io.NodeOutput(model, positive, load_autoencoder())
 
 
 class StyleIDDemoControlNet(io.ComfyNode):

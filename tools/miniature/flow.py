@@ -2,9 +2,10 @@
 
 import comfy.latent_formats
 import comfy.supported_models
+import comfy.utils
 import torch
 
-from .unet import CONTEXT_DIM, new_unet
+from .unet import CONTEXT_DIM, WEIGHTS, new_unet
 
 FLOW = dict(image_model="lumina2", patch_size=2, in_channels=4, dim=256, n_layers=6, n_refiner_layers=1, n_heads=8, n_kv_heads=8,
             multiple_of=32, ffn_dim_multiplier=8 / 3, qk_norm=True, cap_feat_dim=CONTEXT_DIM, axes_dims=[8, 12, 12],
@@ -27,3 +28,12 @@ class MiniatureFlow(comfy.supported_models.Lumina2):
 def new_flow():
     """A MODEL whose weights are still to be set."""
     return new_unet(FLOW, MiniatureFlow)
+
+
+def load_trained_flow():
+    """The MODEL, for the prompts of the trained UNet."""
+    patcher = new_flow()
+    network = patcher.model.diffusion_model
+    network.load_state_dict(comfy.utils.load_torch_file(str(WEIGHTS / "flow.safetensors")))
+    network.eval().requires_grad_(False)
+    return patcher

@@ -20,7 +20,7 @@ from .decoder import decoder_task, restoration
 from .flow import flow_task
 from .loop import train, workers
 from .pictures import draw_pictures, find_pictures, load_squares
-from .report import save_network, write_report
+from .report import write_flow_report, write_report
 from .unet import unet_task
 
 AUTOENCODER_RATE, DECODER_RATE, UNET_RATE, FLOW_RATE = 5e-4, 5e-4, 6e-4, 1e-3
@@ -38,8 +38,7 @@ def parse_arguments():
     parser.add_argument("--decoder-steps", type=int, default=2450)
     parser.add_argument("--unet-steps", type=int, default=11500)
     parser.add_argument("--flow-steps", type=int, default=15000)
-    parser.add_argument("--flow-only", action="store_true", help="train a flow transformer on the shipped encoder's latents, and write "
-                        "flow.safetensors into the folder of the checkpoints")
+    parser.add_argument("--flow-only", action="store_true", help="train the transformer on the shipped encoder's latents; the rest stays")
     parser.add_argument("--processes", type=int, default=1, help="that share each batch of --flow-only, with one thread each")
     parser.add_argument("--decoder-only", action="store_true", help="train the shipped decoder on; the encoder and the UNet stay")
     parser.add_argument("--seed", type=int, default=0)
@@ -62,11 +61,14 @@ def main(options):
         return train(task, options.folder, steps, rate, options.seed, device)
 
     if options.flow_only:
-        training += strokes + draw_pictures(options.folder / "broad", BROAD, options.seed + 2, BROAD_WIDTHS)
+        broad = draw_pictures(options.folder / "broad", BROAD, options.seed + 2, BROAD_WIDTHS)
+        training += strokes + broad
         task = flow_task(shipped_autoencoder()[0], training, held_back, options.folder, options.seed, device)
         flow = trained(task, options.flow_steps, FLOW_RATE)
         if workers()[0] == 0:
-            save_network(flow, options.folder / "flow.safetensors")
+            facts = {"found": facts["found"], "painted": len(drawn + strokes + broad), "held_back": len(held_back),
+                     "seed": options.seed, "processes": options.processes}
+            write_flow_report(flow, options.folder, WEIGHTS, facts, device)
         return
     if options.decoder_only:
         autoencoder, unet = shipped_autoencoder(), load_trained_unet().model.diffusion_model

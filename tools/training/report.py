@@ -74,6 +74,21 @@ def write_card(logs: dict[str, dict], facts: dict[str, float], device: torch.dev
         steps=steps, machine=machine, torch=torch.__version__, python=platform.python_version(), **facts))
 
 
+def write_flow_report(network: torch.nn.Module, run: Path, folder: Path, facts: dict[str, float], device: torch.device):
+    """Weights, log and card of the transformer; `facts` say how many pictures were `found`, `painted` by the script and `held_back`, the
+    `seed`, and how many `processes` there were.
+    """
+    folder.mkdir(exist_ok=True)
+    save_network(network, folder / "flow.safetensors")
+    shutil.copyfile(run / "flow.csv", folder / "flow.csv")
+    log = read_log(folder / "flow.csv")
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{facts['processes']} CPU cores, one process each"
+    (folder / "flow.md").write_text(FLOW_CARD.format(
+        size=sum(parameter.numel() for parameter in network.parameters()) / 1e6, steps=int(log["step"][-1]),
+        hours=log["seconds"][-1] / 3600, loss=log["loss"][-1], reached=log["held_back"][-1], machine=machine, torch=torch.__version__,
+        python=platform.python_version(), **facts))
+
+
 def write_report(autoencoder: torch.nn.Sequential, unet: torch.nn.Module, run: Path, folder: Path, facts: dict[str, float],
                  device: torch.device, pictures: Path):
     """`run` holds the logs of what was trained now, `folder` those of the rest; `pictures` are those to show.
@@ -130,4 +145,22 @@ Above pictures that were not trained on, below what the autoencoder restores at 
 painters who died by 1944, Met Open Access (western paintings), Song and Ming landscapes (chinese paintings). Beside them {drawn} pictures
 of strokes and dots that the script draws at random, and for the decoder {strokes} more with strokes of 4 to 16 pixels. The pictures are
 not part of the repository. StyleID's own 20 contents and 40 styles, and what the demo and the tests show, were never trained on.
+"""
+
+
+FLOW_CARD = """# A miniature flow transformer
+
+`flow.safetensors`: {size:.1f} million parameters in the layout of Lumina 2 and Z-Image (6 layers of 256 channels, 8 heads, tokens of 2 x 2
+latents), on the latents of the autoencoder beside it, so that StyleID can be seen on a transformer. It predicts the velocity of a rectified
+flow. Its prompts are those of the UNet. Weights are the exponential moving average (0.999), stored in float16.
+
+    python dev.py train --flow-only --images DIR --weights DIR --flow-steps {steps} --processes {processes} --seed {seed}
+
+| steps | hours | last training loss | held back: squared error of the velocity |
+|---|---|---|---|
+| {steps} | {hours:.2f} | {loss:.4f} | {reached:.4f} |
+
+On {machine}, PyTorch {torch}, Python {python}; bfloat16 autocast. Batches of latents of 16 x 16, 24 x 24 and 32 x 32, sigmas logit-normal.
+A third of the samples are photographs, a third paintings, and a third are of the {painted} pictures of strokes that the script draws.
+{found} other pictures to train on and {held_back} held back, as for the [UNet](README.md).
 """

@@ -1,0 +1,80 @@
+"""What the demo's trained transformer can do, on pictures and drawn styles of broad strokes that it never saw."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from cases import all_transfers
+from PIL import Image
+
+from tools.demo.draw_style import STYLES, broader, draw
+from tools.demo.measures import color_distance, psnr, structure_distance, texture_distance
+from tools.demo.transfer import Transfer, as_image
+
+pytestmark = pytest.mark.slow
+PICTURES = Path(__file__).resolve().parents[1] / "pictures"
+SIDE, BROADER, SHOWN = 128, 3.0, ("swirls", "hatching", "waves", "embers")
+
+
+def chw(images: torch.Tensor) -> torch.Tensor:
+    return images.movedim(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def contents():
+    return torch.cat([as_image(Image.open(path), SIDE) for path in sorted(PICTURES.glob("*.jpg"))])
+
+
+@pytest.fixture(scope="module")
+def styles():
+    return torch.cat([as_image(draw(broader(STYLES[name], BROADER)), SIDE) for name in SHOWN])
+
+
+@pytest.fixture(scope="module")
+def transfer(pack):
+    return Transfer(pack, steps=20, refine=1, flow=True)
+
+
+@pytest.fixture(scope="module")
+def results(transfer, contents, styles):
+    """results(**options): decoded (S, B, 3, H, W)."""
+    run = all_transfers(transfer, contents, styles)
+    return lambda **options: run(**options)[0]
+
+
+def left(distance, before: torch.Tensor, after: torch.Tensor, styles: torch.Tensor) -> float:
+    """Mean over contents and styles of the share of the distance to the style that is left, between originals."""
+    shares = [distance(x, style.expand_as(x)) / distance(before, style.expand_as(before)) for x, style in zip(after, styles)]
+    return torch.stack(shares).mean().item()
+
+
+def test_inversion_and_sampling_give_the_content_back(transfer, contents, measured):
+    noise, _, sigmas = transfer.invert(contents)
+    back, original = (chw(transfer.decode(z)) for z in (transfer.sample(noise, sigmas), transfer.encode(contents)))
+    measured("transformer, round trip, refine 1, 20 steps: mean PSNR to the decoded original, dB", psnr(back, original).mean().item(),
+             at_least=28)
+
+
+def test_colors_move_to_the_style(results, contents, styles, measured):
+    value = left(color_distance, chw(contents), results(), chw(styles))
+    measured("transformer, distance of means and deviations to the style that is left", value, at_most=0.5)
+
+
+def test_injection_moves_the_texture(results, contents, styles, measured):
+    shares = {inject: left(texture_distance, chw(contents), results(inject=inject), chw(styles)) for inject in (True, False)}
+    measured("transformer, texture distance to the style that is left", shares[True], at_most=min(0.85, 0.9 * shares[False]))
+    measured("the same without injection", shares[False], at_least=0.95)
+
+
+def test_gamma_keeps_the_structure(results, contents, measured):
+    """From 0 to the paper's 0.75; beyond that little is left to gain here."""
+    gammas = (0.0, 0.75, 1.0)
+    kept = [torch.stack([structure_distance(x, chw(contents)) for x in results(gamma=gamma)]).mean().item() for gamma in gammas]
+    for gamma, value, above in zip(gammas, kept, (float("inf"), kept[0], kept[0])):
+        measured(f"transformer, structure distance to the content at gamma {gamma:g}", value, at_most=above)
+
+
+def test_the_layout_of_the_style_is_not_copied(results, styles, measured):
+    """Edges where the style has none: 1 is no correlation."""
+    values = [structure_distance(x, chw(style[None]).expand_as(x)) for x, style in zip(results(), styles)]
+    measured("transformer, structure distance to the style", torch.stack(values).mean().item(), at_least=0.85)
