@@ -24,10 +24,11 @@ class Companion:
         self.stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
         self.asked, self.given = threading.Semaphore(0), threading.Semaphore(0)
         self.block, self.n, self.error, self.closed = None, None, None, False
-        self.thread = threading.Thread(target=self.work, name="styleid", daemon=True)
-        self.thread.start()
+        self.thread = threading.Thread(target=self.work, name="styleid", daemon=True)  # started when it is first asked
 
     def __getitem__(self, block: Block) -> torch.Tensor:
+        if self.thread.ident is None:
+            self.thread.start()
         while self.block != block:
             self.asked.release()
             self.given.acquire()
@@ -62,4 +63,5 @@ class Companion:
     def close(self):
         self.closed = True
         self.asked.release()
-        self.thread.join()
+        if self.thread.ident is not None:
+            self.thread.join()

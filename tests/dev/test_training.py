@@ -140,7 +140,7 @@ train(Task("line", torch.nn.Linear(2, 1), loss, lambda network: 0.0), Path(FOLDE
 @pytest.mark.slow
 def test_processes_that_share_each_batch_train_as_one_would(tmp_path):
     trained = []
-    for name, launch in (("alone", []), ("shared", ["-m", "torch.distributed.run", "--nproc-per-node", "2"])):
+    for name, launch in (("alone", []), ("shared", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])):
         folder = tmp_path / name
         folder.mkdir()
         script = folder / "train.py"

@@ -17,7 +17,6 @@ import folder_paths
 import pytest
 import torch
 from cases import relative_error
-from comfy_extras.nodes_custom_sampler import SamplerCustom
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 
 from nodes import KSamplerAdvanced
@@ -365,7 +364,7 @@ def test_fireflow(pack, model, family):
     with pytest.raises(ValueError, match="Use FireFlow Sampler for the inversion fireflow"):
         sample_custom(m, positive, sigmas, start)
     [sampler] = pack.FireFlowSampler()
-    five = SamplerCustom.execute(m, False, 0, 1.0, positive, positive, sampler, sigmas, start).result[0]["samples"]
+    five = sample_custom(m, positive, sigmas, start, sampler=sampler)["samples"]
     inputs = dict(model=model, content=content, style=style, positive=positive, **settings)
     assert relative_error(stylize(pack, **inputs)["samples"], five) < 1e-5
     assert relative_error(stylize(pack, feature_device="recompute", **inputs)["samples"], five) < 1e-5

@@ -1,4 +1,4 @@
-"""Hold every family of transformers to the untouched model and to the formula: python -m tools.bench.transformers > TABLE"""
+"""What recomputing, int8 and the inversions leave of every family of transformers: python -m tools.bench.transformers > TABLE"""
 
 from types import SimpleNamespace
 
@@ -8,10 +8,6 @@ import tools.in_process  # noqa: F401
 
 # isort: split
 import comfy.utils
-from comfy.samplers import KSAMPLER
-from comfy_extras.nodes_custom_sampler import SamplerCustom
-
-from styleid_core.ddim import sample_fireflow
 
 from ..demo.transfer import sample_custom
 from ..miniature.transformers import SMALL, latent, load_transformer, prompt
@@ -28,11 +24,8 @@ def error(a: torch.Tensor, b: torch.Tensor) -> float:
 def round_trip(pack: SimpleNamespace, model, name: str, **options) -> float:
     z, positive = latent(name, CONTENT, 1), prompt(name)
     noise, _, sigmas = pack.DDIMInvert(model=model, latent=z, positive=positive, steps=STEPS, **options)
-    if options.get("inversion") == "fireflow":
-        back = SamplerCustom.execute(model, False, 0, 1.0, positive, positive, KSAMPLER(sample_fireflow), sigmas, noise).result[0]
-    else:
-        back = sample_custom(model, positive, sigmas, noise)
-    return error(back["samples"], z["samples"])
+    [sampler] = pack.FireFlowSampler() if options.get("inversion") == "fireflow" else ["euler"]
+    return error(sample_custom(model, positive, sigmas, noise, sampler=sampler)["samples"], z["samples"])
 
 
 def row(pack: SimpleNamespace, name: str) -> str:

@@ -1,6 +1,6 @@
 """Draw the README's pictures with the trained model. Called by dev.py figures."""
 
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import torch
@@ -11,8 +11,8 @@ import tools.in_process  # noqa: F401
 # isort: split
 from ..host import ROOT, say
 from ..pack import load_pack
-from .draw_style import STYLES, broader, draw
-from .transfer import Transfer, as_image
+from .draw_style import STYLES, Style, broader, draw
+from .transfer import Inverted, Transfer, as_image
 
 FIGURES = ROOT / "docs"
 SIDE = 384
@@ -61,43 +61,41 @@ def draw_deviations(transfer: Transfer, content, style):
     save(figure, "temperature.png")
 
 
-def draw_for_the_transformer(pack: SimpleNamespace):
-    """Three contents in three styles of broad strokes, gammas, and what each part of the method does."""
-    transfer = Transfer(pack, steps=20, refine=1, flow=True)
-    pictures = [as_image(Image.open(ROOT / "tests" / "pictures" / f"{name}.jpg"), FLOW_SIDE) for name in CONTENTS]
-    painted = [as_image(draw(broader(STYLES[name], BROADER)), FLOW_SIDE) for name in SHOWN]
-    contents, styles = ([transfer.invert(image) for image in images] for images in (pictures, painted))
+class Drawn(NamedTuple):
+    """The first content and style, as pictures and inverted, and the content in that style."""
+    picture: torch.Tensor
+    painted: torch.Tensor
+    content: Inverted
+    style: Inverted
+    result: torch.Tensor
+
+
+def draw_grids(transfer: Transfer, styles: list[Style], side: int, names: tuple[str, str, str]) -> Drawn:
+    """Contents in styles, gammas, and what each part of the method does, as files of these `names`."""
+    pictures = [as_image(Image.open(ROOT / "tests" / "pictures" / f"{name}.jpg"), side) for name in CONTENTS]
+    painted = [as_image(draw(style), side) for style in styles]
+    contents, inverted = ([transfer.invert(image) for image in images] for images in (pictures, painted))
 
     def stylize(content, style, **options):
         return transfer.decode(transfer.stylize(content, style, **options))
 
-    transfers = [[picture, *(stylize(content, style) for style in styles)] for picture, content in zip(pictures, contents)]
-    save_grid([[torch.ones_like(pictures[0]), *painted], *transfers], ["", *SHOWN], "transformer.jpg")
-    save_grid([[stylize(contents[0], styles[0], gamma=gamma) for gamma in GAMMAS]], [f"gamma {gamma:g}" for gamma in GAMMAS],
-              "transformer_gamma.jpg")
-    save_grid([[stylize(contents[0], styles[0], **options) for options in ABLATION.values()]], list(ABLATION), "transformer_ablation.jpg")
+    transfers = [[picture, *(stylize(content, style) for style in inverted)] for picture, content in zip(pictures, contents)]
+    content, style = contents[0], inverted[0]
+    save_grid([[torch.ones_like(pictures[0]), *painted], *transfers], ["", *SHOWN], names[0])
+    save_grid([[stylize(content, style, gamma=gamma) for gamma in GAMMAS]], [f"gamma {gamma:g}" for gamma in GAMMAS], names[1])
+    save_grid([[stylize(content, style, **options) for options in ABLATION.values()]], list(ABLATION), names[2])
+    return Drawn(pictures[0], painted[0], content, style, transfers[0][1])
 
 
 def main():
     FIGURES.mkdir(exist_ok=True)
-    pack = load_pack()
-    draw_for_the_transformer(pack)
+    pack, styles = load_pack(), [STYLES[name] for name in SHOWN]
+    draw_grids(Transfer(pack, steps=20, refine=1, flow=True), [broader(style, BROADER) for style in styles], FLOW_SIDE,
+               ("transformer.jpg", "transformer_gamma.jpg", "transformer_ablation.jpg"))
     transfer = Transfer(pack)
-    pictures = [as_image(Image.open(ROOT / "tests" / "pictures" / f"{name}.jpg"), SIDE) for name in CONTENTS]
-    painted = [as_image(draw(STYLES[name]), SIDE) for name in SHOWN]
-    contents, styles = ([transfer.invert(image) for image in images] for images in (pictures, painted))
-
-    def stylize(content, style, **options):
-        return transfer.decode(transfer.stylize(content, style, **options))
-
-    blank = torch.ones_like(pictures[0])
-    transfers = [[picture, *(stylize(content, style) for style in styles)] for picture, content in zip(pictures, contents)]
-    save_grid([[blank, *painted], *transfers], ["", *SHOWN], "transfers.jpg")
-    draw_for_the_registry(painted[0], transfers[0][:2])
-    content, style = contents[0], styles[0]
-    save_grid([[stylize(content, style, gamma=gamma) for gamma in GAMMAS]], [f"gamma {gamma:g}" for gamma in GAMMAS], "gamma.jpg")
-    save_grid([[stylize(content, style, **options) for options in ABLATION.values()]], list(ABLATION), "ablation.jpg")
-    draw_deviations(transfer, content, style)
+    drawn = draw_grids(transfer, styles, SIDE, ("transfers.jpg", "gamma.jpg", "ablation.jpg"))
+    draw_for_the_registry(drawn.painted, [drawn.picture, drawn.result])
+    draw_deviations(transfer, drawn.content, drawn.style)
 
 
 if __name__ == "__main__":

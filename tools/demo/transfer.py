@@ -21,10 +21,11 @@ def as_image(picture: Image.Image, side: int) -> torch.Tensor:
     return torch.from_numpy(numpy.array(square))[None].float() / 255
 
 
-def sample_custom(model, positive: list, sigmas: torch.Tensor, latent: dict, sampler: str = "euler", cfg: float = 1.0,
+def sample_custom(model, positive: list, sigmas: torch.Tensor, latent: dict, sampler="euler", cfg: float = 1.0,
                   negative: list | None = None, add_noise: bool = False) -> dict:
-    """LATENT of ComfyUI's SamplerCustom."""
-    result = SamplerCustom.execute(model, add_noise, 0, cfg, positive, negative or positive, sampler_object(sampler), sigmas, latent)
+    """LATENT of ComfyUI's SamplerCustom; `sampler` is a SAMPLER, or the name of one."""
+    sampler = sampler_object(sampler) if isinstance(sampler, str) else sampler
+    result = SamplerCustom.execute(model, add_noise, 0, cfg, positive, negative or positive, sampler, sigmas, latent)
     return result.result[0]
 
 

@@ -87,7 +87,7 @@ def main(options):
 if __name__ == "__main__":
     options = parse_arguments()
     if options.processes > 1 and not torch.distributed.is_torchelastic_launched():
-        launch = ["-m", "torch.distributed.run", "--nproc-per-node", str(options.processes), "-m", "tools.training"]
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(options.processes), "-m", "tools.training"]
         sys.exit(subprocess.call([sys.executable, *launch, *sys.argv[1:]]))
     if options.processes > 1:
         torch.distributed.init_process_group("gloo")

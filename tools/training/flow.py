@@ -6,16 +6,15 @@ from unittest import mock
 import comfy.model_management
 import torch
 
-from ..miniature.flow import new_flow
+from ..miniature.flow import DEVIATION, new_flow
 from ..miniature.unet import PROMPTS, prompt_token
 from .autoencoder import encode_all
 from .loop import Task, own_part
-from .pictures import load_squares, random_crops
-from .unet import EMPTY_PROMPT, training_latents
+from .pictures import load_squares
+from .unet import random_batch, training_latents
 
 BATCHES = ((16, 64), (16, 64), (24, 24), (32, 12))  # (latent side, batch), in turn
 SHARES = {"photograph": 0.3, "western painting": 0.17, "chinese painting": 0.18, "empty prompt": 0.35}  # of the samples; the last are drawn
-DEVIATION = 0.8  # of the encoder's latents
 VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -50,12 +49,9 @@ def flow_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Pa
         return (predicted.float() - (noise - z)).square().mean((1, 2, 3))
 
     def loss(network, generator):
-        turn = torch.randint(len(BATCHES), (1,), generator=generator).item()
-        side, batch = BATCHES[turn]
-        z, chosen = random_crops(latents, batch, side, generator, weights)
-        empty = torch.rand(batch, generator=generator) < EMPTY_PROMPT
-        sigmas = torch.randn(batch, generator=generator).sigmoid()  # more of the middle (Esser et al. 2024)
-        parts = own_part(z / DEVIATION, labels[chosen].masked_fill(empty, 0), sigmas, torch.randn(z.shape, generator=generator))
+        z, prompts = random_batch(latents, labels, BATCHES, generator, weights)
+        sigmas = torch.randn(len(z), generator=generator).sigmoid()  # more of the middle (Esser et al. 2024)
+        parts = own_part(z / DEVIATION, prompts, sigmas, torch.randn(z.shape, generator=generator))
         with mock.patch.object(comfy.model_management, "in_training", True):  # ComfyUI's fused kernels have no gradients
             return errors(network, *(part.to(device) for part in parts)).mean()
 

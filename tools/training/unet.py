@@ -54,15 +54,11 @@ def unet_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Pa
         return (predicted.float() - noise).square().mean((1, 2, 3))
 
     def loss(network, generator):
-        turn = torch.randint(len(BATCHES), (1,), generator=generator).item()
-        side, batch = BATCHES[turn]
-        z, chosen = random_crops(latents, batch, side, generator)
-        empty = torch.rand(batch, generator=generator) < EMPTY_PROMPT
-        timesteps = torch.randint(1000, (batch,), generator=generator).to(device)
+        z, prompts = random_batch(latents, labels, BATCHES, generator)
+        timesteps = torch.randint(1000, (len(z),), generator=generator).to(device)
         noise = torch.randn(z.shape, generator=generator).to(device)
         snr = alphas[timesteps] / (1 - alphas[timesteps])
-        return ((MAX_SNR / snr).clamp(max=1) * errors(network, z.to(device), labels[chosen].masked_fill(empty, 0).to(device), timesteps,
-                                                      noise)).mean()
+        return ((MAX_SNR / snr).clamp(max=1) * errors(network, z.to(device), prompts.to(device), timesteps, noise)).mean()
 
     def validate(network):
         noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(seed))
@@ -72,6 +68,15 @@ def unet_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Pa
             for t in VALIDATION_TIMESTEPS for z, e in zip(test.split(16), noise.split(16))]).mean().item()
 
     return Task("unet", patcher.model.diffusion_model, loss, validate)
+
+
+def random_batch(latents: list[torch.Tensor], labels: torch.Tensor, sizes: tuple[tuple[int, int], ...], generator: torch.Generator,
+                 weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Crops (B, 4, side, side) of one of the `sizes` (side, B), and the index of each one's prompt; `weights` as in `random_crops`."""
+    side, batch = sizes[torch.randint(len(sizes), (1,), generator=generator).item()]
+    z, chosen = random_crops(latents, batch, side, generator, weights)
+    empty = torch.rand(batch, generator=generator) < EMPTY_PROMPT
+    return z, labels[chosen].masked_fill(empty, 0)
 
 
 def label_of(path: Path) -> int:
