@@ -15,6 +15,7 @@ from .nodes.load_styleid_features import LoadStyleIDFeatures
 from .nodes.save_styleid_features import SaveStyleIDFeatures
 from .nodes.styleid_curve import StyleIDCurve
 from .nodes.styleid_options import StyleIDOptions
+from .nodes.styleid_positions import StyleIDPositions
 from .nodes.styleid_sampler import StyleIDSampler
 from .nodes.styleid_start_frequencies import StyleIDStartFrequencies
 from .nodes.styleid_sweep import StyleIDSweep
@@ -35,7 +36,7 @@ class StyleIDExtension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [StyleIDSampler, StyleIDOptions, CaptureSelfAttention, DDIMInvert, LatentAdaIN, InjectStyleKV, StyleIDCurve, StyleIDSweep,
-                StyleIDStartFrequencies, FireFlowSampler, SaveStyleIDFeatures, LoadStyleIDFeatures, *scores()]
+                StyleIDStartFrequencies, StyleIDPositions, FireFlowSampler, SaveStyleIDFeatures, LoadStyleIDFeatures, *scores()]
 
 
 async def comfy_entrypoint() -> StyleIDExtension:

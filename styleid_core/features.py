@@ -42,6 +42,7 @@ class Features(NamedTuple):
     source  a named tuple       what gives the inputs of a step: `Kept`, or what the host computes them from again
     latent  (batch, C, H, W)    what was inverted
     origin                      what a file tells about it
+    place                       where the picture stood among the model's positions; of transformers that place it behind the prompt
 
     Lists and tuples all through, because ComfyUI's memory-pressure cache counts tensors only inside those.
     """
@@ -50,6 +51,7 @@ class Features(NamedTuple):
     source: tuple
     latent: Tensor
     origin: Origin | None = None
+    place: int = 0
 
     def __repr__(self) -> str:
         """Short: with every error ComfyUI keeps the text of a node's inputs in its history, and tensors have long ones."""

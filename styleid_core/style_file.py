@@ -84,7 +84,7 @@ def save(inverted: Inverted, path: Path, between: Callable[[], None] = lambda: N
             named |= {f"{i}.{k}.{part}": tensor for part, tensor in n._asdict().items()} if isinstance(n, Int8) else {f"{i}.{k}": n}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in sorted(named.items())}
     header = json.dumps({"format": FORMAT, "sigmas": features.sigmas, "blocks": features.blocks,
-                         "origin": features.origin._asdict() if features.origin else None})
+                         "origin": features.origin._asdict() if features.origin else None, "place": features.place})
     part = path.with_name(path.name + ".part")
     try:
         save_file(tensors, part, {"header": header, "checksum": checksum(header, tensors, between)})
@@ -152,7 +152,7 @@ def checked(path: Path, stamp: tuple[int, int], header: dict, tensors: dict[str,
         raise ValueError("holds features that do not fit together")
     origin = Origin(**{name: str(value) for name, value in header["origin"].items()}) if header["origin"] else None
     source = InFile(str(path), stamp, list(range(len(blocks))), int8)
-    return Inverted(noise, Features(sigmas, blocks, source, latent, origin), sampling, mask, picture)
+    return Inverted(noise, Features(sigmas, blocks, source, latent, origin, int(header.get("place", 0))), sampling, mask, picture)
 
 
 def finite(tensor: Tensor) -> bool:

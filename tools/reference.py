@@ -1,5 +1,6 @@
 """StyleID's attention as the paper writes it (eq. 5-7), on projected q, k and v: what the tests and the bench compare with."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -22,8 +23,12 @@ def nearest(sigmas: list[float], sigma: torch.Tensor) -> int:
     return int((torch.tensor(sigmas) / sigma).log().abs().argmin())
 
 
+def unmoved(k: torch.Tensor) -> torch.Tensor:
+    return k
+
+
 class Stylized(NamedTuple):
-    """A style of the formula: features of content and style, and masks (H, W) over their pictures."""
+    """A style of the formula: features of content and style, masks (H, W) over their pictures, and what is done to the style's keys."""
     content: tuple
     style: tuple
     gamma: float
@@ -31,6 +36,7 @@ class Stylized(NamedTuple):
     weight: float = 1.0
     mask: torch.Tensor | None = None
     style_mask: torch.Tensor | None = None
+    moved: Callable[[torch.Tensor], torch.Tensor] = unmoved
 
 
 def over_tokens(mask: torch.Tensor | None, latent: torch.Tensor, tokens: int) -> torch.Tensor:
@@ -100,6 +106,7 @@ def formula_in_sequence(model, picture: slice, *styles: Stylized, order: list | 
             step, at = nearest(each.style.sigmas, options["sigmas"][0]), each.style.blocks.index(block)
             (q_content, *_), (_, k_style, v_style) = (features.source.steps[step][at].double().chunk(3, -1)
                                                       for features in (each.content, each.style))
+            k_style = each.moved(k_style)
             kept = over_tokens(each.style_mask, each.style.latent, k_style.shape[1])[:, 0] >= 0.5
             k_style, v_style = (torch.cat([whole[:, :start], part[:, kept].expand(len(q), -1, -1), whole[:, end:]], 1)
                                 for part, whole in ((k_style, k), (v_style, v)))

@@ -22,7 +22,7 @@ from .lockstep import Companion
 from .memory import fits_in_one_batch
 from .regions import Regions
 from .samplers import check_sampler
-from .sources import READERS, replay, replay_all
+from .sources import READERS, patched, replay, replay_all
 
 
 def keep_outside(mask: torch.Tensor, result: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
@@ -88,15 +88,16 @@ class Injection:
         if not styles:
             return self.call(executor, *arguments, transformer_options, **kwargs)
         try:
-            self.load(executor, styles, sigma, arguments[0], transformer_options)
+            self.load(executor, styles, sigma, arguments, transformer_options, kwargs)
             return self.call(executor, *arguments, self.family.call_options(self.model, transformer_options, kwargs, self), **kwargs)
         finally:
             self.at, self.plans = None, {}
             for source in [source for source, features in self.features.items() if isinstance(features, Companion)]:
                 self.features.pop(source).close()
 
-    def load(self, executor, styles, sigma, x, transformer_options):
-        """What the plans for a call on x (batch, C, H, W) with these styles are made of."""
+    def load(self, executor, styles, sigma, arguments, transformer_options, kwargs):
+        """What the plans for a call on x (batch, C, H, W), the first of its arguments, with these styles are made of."""
+        x = arguments[0]
         checks.whole_picture(tuple(x.shape[-2:]), styles[0].content.size)
         frames = frames_of(transformer_options, self.batch)
         pictures = [len(each) for style in styles for each in (style.content.latent, style.features.latent, style.mask) if each is not None]
@@ -111,11 +112,12 @@ class Injection:
             """(batch of the latent or 1, ...) as that of x."""
             return repeat_batch(taken(tensor, frames), len(x))
 
-        self.at = styles, sigma, x.to(self.model.model.get_dtype_inference()), for_batch
+        place = self.family.place(self.model, arguments, kwargs)
+        self.at = styles, sigma, x.to(self.model.model.get_dtype_inference()), place, for_batch
 
     def plan(self, block: Block) -> list[KeySet]:
         """What the queries of `block` attend to in the model call at hand; nothing where no style has a weight."""
-        styles, sigma, x, for_batch = self.at
+        styles, sigma, x, place, for_batch = self.at
         sets, weights, given = [], [], {}
         for style in styles:
             gamma, tau, weight = style.at(sigma)
@@ -123,8 +125,10 @@ class Injection:
                 continue
             if self.call is not call:  # a graph takes numbers for constants, and tensors for inputs
                 gamma, tau = torch.tensor(gamma).to(x), torch.tensor(tau, device=x.device)
-            for source in {id(style.content.source), id(style.features.source)} - given.keys():
-                given[source] = for_batch(restore(self.features[source][block], x))
+            for features in (style.content, style.features):
+                if (source := id(features.source)) not in given:
+                    n = restore(self.features[source][block], x)
+                    given[source] = for_batch(self.family.at_place(self.model, n, place - features.place))
             n_content, n_style = (given[id(features.source)] for features in (style.content, style.features))
             sets.append(KeySet(n_style=self.regions.kept(style, block, n_style), n_content=n_content, gamma=gamma, tau=tau,
                                auto=style.auto_tau))
@@ -139,7 +143,7 @@ class Injection:
         readers = {source: reader for source, reader in self.readers.items() if source in sources - self.features.keys()}
         calls = [made for reader in readers.values() for made in reader.calls(sigma)]
         again = partial(replay, executor, model=self.model, blocks=self.blocks, device=device, options=transformer_options)
-        if self.family.IN_LOCKSTEP:
+        if self.family.IN_LOCKSTEP and not any(map(patched, calls)):
             computed = [Companion(partial(again, made), device) for made in calls]
         else:
             computed = replay_all(calls, again, partial(fits_in_one_batch, self.model))

@@ -67,6 +67,7 @@ class Recorder:
         self.sigmas: list[float] = []
         self.sources = [Recomputed([]) if request.device == RECOMPUTE else Kept([]) for _ in latents]
         self.keep = [keeper(model.load_device, device) for _ in latents]
+        self.place = 0  # of the pictures, see `families`
         self.call = call  # or compiled
         self.seen: dict[Block, torch.Tensor] = {}  # in the model call at hand
 
@@ -83,6 +84,7 @@ class Recorder:
             self.left = self.rounds[min(len(self.sigmas), len(self.rounds) - 1)]
             self.sigmas.append(sigma)
         arguments = [x, *arguments]
+        self.place = self.family.place(self.patcher(), arguments, kwargs)
         transformer_options = self.family.call_options(self.patcher(), transformer_options, kwargs)
         if self.left:
             return self.call(executor, *arguments, transformer_options, **kwargs)
@@ -119,7 +121,7 @@ class Recorder:
         if blocks and len(self.sigmas) != steps:
             raise ValueError(f"The inversion called the model at {len(self.sigmas)} of {steps} steps: another node left the others out, as "
                              "caches of model calls do. Remove it from the model that is inverted.")
-        return [Features(self.sigmas, blocks, source, latent) for source, latent in zip(self.sources, self.latents)]
+        return [Features(self.sigmas, blocks, source, latent, place=self.place) for source, latent in zip(self.sources, self.latents)]
 
 
 def keeper(source: torch.device, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:

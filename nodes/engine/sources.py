@@ -101,6 +101,11 @@ def replay(executor, call: ModelCall, features: dict | None = None, *, model: Mo
     return features
 
 
+def patched(call: ModelCall) -> bool:
+    """Whether other nodes take part in it, which may remember how far it has come, and would take two calls at a time for one."""
+    return any(any(call.options.get(kind, {}).values()) for kind in ("patches", "patches_replace"))
+
+
 def joined(calls: list[ModelCall]) -> ModelCall | None:
     """All calls as one batch, or None for calls that differ in more than their images and prompts."""
     first, columns = calls[0], list(zip(*(call[:4] for call in calls)))

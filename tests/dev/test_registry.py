@@ -57,12 +57,13 @@ def transfer_with(folder: Path) -> set[str]:
 
 
 OURS = {"CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDCurve",
-        "StyleIDSweep", "StyleIDStartFrequencies", "FireFlowSampler", "SaveStyleIDFeatures", "LoadStyleIDFeatures"}
+        "StyleIDSweep", "StyleIDStartFrequencies", "StyleIDPositions", "FireFlowSampler", "SaveStyleIDFeatures", "LoadStyleIDFeatures"}
 
 
 def test_what_is_shipped_works(shipped):
     assert transfer_with(shipped) == OURS | {"StyleIDScores"}
-    assert (shipped / "subgraphs" / "Style Transfer (StyleID).json").exists()
+    assert {path.name for path in (shipped / "subgraphs").iterdir()} == {f"Style Transfer (StyleID{more}).json"
+                                                                         for more in ("", ", transformers")}
     assert not (shipped / "tests").exists() and not (shipped / "docs").exists()
     size = sum(path.stat().st_size for path in shipped.rglob("*"))
     assert size < 2.2e6, "users download more than nodes, help and examples"

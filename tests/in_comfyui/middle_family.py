@@ -8,7 +8,7 @@ unet = sys.modules[f"{str(ROOT).replace('.', '_x_')}.nodes.engine.families.unet"
 
 NAME = "a UNet with self-attention in its middle"
 WRAPPED, IN_LOCKSTEP, path, inversion_prompt = unet.WRAPPED, unet.IN_LOCKSTEP, unet.path, unet.inversion_prompt
-record, inject, call_options = unet.record, unet.inject, unet.call_options
+record, inject, call_options, place, at_place = unet.record, unet.inject, unet.call_options, unet.place, unet.at_place
 
 
 def matches(model):

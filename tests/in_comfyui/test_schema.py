@@ -17,6 +17,7 @@ INPUTS = {
                       "end_percent": 1.0, "auto_temperature": False, "gamma_curve": None, "temperature_curve": None, "weight_curve": None},
     "StyleIDCurve": {"start": 1.0, "end": 0.5, "shape": "cosine"},
     "StyleIDStartFrequencies": {"noise": None, "inner": 0.3, "outer": 0.9, "keep": 0.7, "seed": 0},
+    "StyleIDPositions": {"model": None, "place": "diagonal", "high_frequencies": 0.5, "low_frequencies": 1.5},
     "StyleIDSweep": {"gamma": "0.3, 0.5, 0.75", "temperature": "1, 1.5, 2"},
     "StyleIDSampler": {"model": None, "content": None, "style": None, "positive": None, "steps": 50, "gamma": 0.75, "temperature": 1.5,
                        "color_strength": 1.0, "blocks": "auto", "schedule": "official", "preset": "custom", "style_features": None,
@@ -33,7 +34,7 @@ OUTPUTS = {
     "CaptureSelfAttention": ["MODEL"], "DDIMInvert": ["LATENT", "STYLEID_FEATURES", "SIGMAS"], "LatentAdaIN": ["LATENT"],
     "InjectStyleKV": ["MODEL"], "StyleIDSampler": ["LATENT"], "StyleIDOptions": ["STYLEID_OPTIONS"],
     "StyleIDCurve": ["CURVE"], "StyleIDSweep": ["FLOAT", "FLOAT", "STRING", "INT"],
-    "StyleIDStartFrequencies": ["LATENT"], "FireFlowSampler": ["SAMPLER"],
+    "StyleIDStartFrequencies": ["LATENT"], "StyleIDPositions": ["MODEL"], "FireFlowSampler": ["SAMPLER"],
     "SaveStyleIDFeatures": [], "LoadStyleIDFeatures": ["LATENT", "STYLEID_FEATURES", "SIGMAS"],
     "StyleIDScores": ["FLOAT", "FLOAT", "FLOAT", "STRING"],
 }

@@ -1,39 +1,26 @@
 """StyleID in transformers that attend to picture and prompt in one sequence: small seeded ones of every family that ComfyUI knows."""
 
-import inspect
 import threading
 import weakref
 
-import comfy.controlnet
-import comfy.latent_formats
-import comfy.ldm.cosmos.predict2
-import comfy.ldm.flux.controlnet
-import comfy.ldm.qwen_image.controlnet
 import comfy.model_management
-import comfy.ops
-import comfy.sd
 import comfy.supported_models
 import folder_paths
 import pytest
 import torch
 from cases import relative_error
-from comfy_extras.nodes_torch_compile import TorchCompileModel
+from sequences import CONTENT, KNOWN, ODD, ORDER, SETTINGS, STEPS, STYLE, TOKENS, captured_in_sampling, inverted, picture_of
 
 from nodes import KSamplerAdvanced
 from tools.demo.transfer import sample_custom
 from tools.miniature.transformers import SMALL, latent, load_transformer, prompt
-from tools.miniature.unet import seeded_tensor
 from tools.pack import stylize
 from tools.reference import Stylized, formula_in_sequence
 
-TELLS_BLOCKS = "block_index" in inspect.getsource(comfy.ldm.cosmos.predict2)  # older ones do not
-KNOWN = [name for name, small in SMALL.items() if hasattr(comfy.supported_models, small.supported)
-         and (TELLS_BLOCKS or small.config.get("image_model") not in ("cosmos_predict2", "anima"))]
-STEPS = 4
-CONTENT, STYLE, ODD = (16, 12), (12, 18), (15, 13)  # sizes of latents
-TOKENS = 7  # of the prompt
-ORDER = {"sd35": [("double", 0, 0), ("double", 0, 1), ("double", 1, 0), ("double", 1, 1), ("double", 2, 0)]}  # of its calls of attention
-PADDED = {"z_image": 32, "flux2": 512}  # families that fill prompts up to so many tokens
+MASK = torch.zeros(CONTENT)
+MASK[:, 6:] = 1
+STYLE_MASK = torch.zeros(STYLE)
+STYLE_MASK[4:] = 1
 
 
 @pytest.fixture(scope="module", params=KNOWN)
@@ -46,43 +33,6 @@ def model(family):
     return load_transformer(family)
 
 
-def inverted(pack, model, family: str, size: tuple[int, int], seed: int, batch: int = 1, steps: int = STEPS, positive: list | None = None,
-             **capture) -> tuple:
-    """(noise, features, sigmas)."""
-    [recording] = pack.CaptureSelfAttention(model=model, **capture)
-    positive = positive or prompt(family, TOKENS)
-    return pack.DDIMInvert(model=recording, latent=latent(family, size, seed, batch), positive=positive, steps=steps)
-
-
-def tokens_of(family: str, size: tuple[int, int]) -> int:
-    patch = 1 if family == "flux2" else 2
-    return (size[0] + patch - 1) // patch * ((size[1] + patch - 1) // patch)
-
-
-def picture_of(family: str, size: tuple[int, int], text: int = TOKENS) -> slice:
-    """Where the picture's tokens are."""
-    start = 0 if family in ("cosmos_predict2", "anima", "wan") else max(text, PADDED.get(family, 0))
-    return slice(start, start + tokens_of(family, size))
-
-
-def captured_in_sampling(pack_module, model, features, sigmas, noise, positive):
-    """`features` with those of a sampling run in place of the inversion's."""
-    family = pack_module("nodes.engine.families").family_of(model)
-    m, seen, steps, at = model.clone(), {}, [], []
-
-    def wrapper(executor, *arguments, **kwargs):
-        output = executor(*arguments, **kwargs)
-        steps.insert(0, [seen[block].clone() for block in features.blocks])
-        at.insert(0, float(arguments[-1]["sigmas"][0]))
-        return output
-
-    m.add_wrapper_with_key(family.WRAPPED, "test", wrapper)
-    size = noise["samples"].shape[-2:]
-    family.record(model, m.model_options["transformer_options"], features.blocks, seen, (len(noise["samples"]), *size))
-    plain = sample_custom(m, positive, sigmas, noise)["samples"]
-    return features._replace(sigmas=at, source=features.source._replace(steps=steps)), plain
-
-
 @pytest.mark.parametrize("gamma", [0.0, 1.0])
 def test_own_features_change_no_bit(pack, pack_module, model, family, gamma):
     noise, features, sigmas = inverted(pack, model, family, ODD, 1)
@@ -92,13 +42,6 @@ def test_own_features_change_no_bit(pack, pack_module, model, family, gamma):
     assert torch.equal(recorded, plain)
     [m] = pack.InjectStyleKV(model=model, content_features=own, style_features=own, gamma=gamma, temperature=1.0)
     assert torch.equal(sample_custom(m, positive, sigmas, noise)["samples"], plain)
-
-
-SETTINGS = dict(gamma=0.6, tau=1.3)
-MASK = torch.zeros(CONTENT)
-MASK[:, 6:] = 1
-STYLE_MASK = torch.zeros(STYLE)
-STYLE_MASK[4:] = 1
 
 
 @pytest.mark.parametrize(("content_size", "style_size", "cfg", "options"), [
@@ -159,195 +102,6 @@ def test_recompute_holds_one_block_at_a_time(pack, pack_module, monkeypatch):
     assert "styleid" not in [thread.name for thread in threading.enumerate()]
 
 
-def with_lora(model):
-    """A clone with a LoRA on the queries, keys and values of every block."""
-    parts = ("qkv", "linear1", "to_q", "to_k", "attn.wq", "attn.wk", "q_proj", "attn.q.")
-    weights = {name: tensor for name, tensor in model.model.diffusion_model.state_dict().items()
-               if tensor.ndim == 2 and any(part in name for part in parts)}
-    lora = {}
-    for name, tensor in weights.items():
-        key = f"diffusion_model.{name.removesuffix('.weight')}"
-        lora[f"{key}.lora_up.weight"] = seeded_tensor(f"{key} up", (len(tensor), 2), 0, 1.0)
-        lora[f"{key}.lora_down.weight"] = seeded_tensor(f"{key} down", (2, tensor.shape[1]), 0, 1.0)
-    return comfy.sd.load_lora_for_models(model, None, lora, 0.5, 0.0)[0]
-
-
-def flux_controlnet():
-    config = SMALL["flux"].config | dict(in_channels=16, dtype=torch.float32)
-    network = comfy.ldm.flux.controlnet.ControlNetFlux(latent_input=True, control_latent_channels=16,
-                                                       operations=comfy.ops.disable_weight_init, **config)
-    return network, comfy.latent_formats.Flux(), ["y", "guidance"]
-
-
-def qwen_controlnet():
-    config = SMALL["qwen_image"].config | dict(dtype=torch.float32)
-    network = comfy.ldm.qwen_image.controlnet.QwenImageControlNetModel(operations=comfy.ops.disable_weight_init, **config)
-    return network, comfy.latent_formats.Wan21(), []
-
-
-class AsVAE:
-    """In place of a VAE, which ControlNets of latents ask to encode their picture."""
-
-    def __init__(self, encoded):
-        self.encoded = encoded
-        self.downscale_ratio = 8
-
-    def encode(self, picture):
-        return self.encoded
-
-    def spacial_compression_encode(self):
-        return 8
-
-
-def controlled(make, family: str, positive: list) -> list:
-    """CONDITIONING with a ControlNet of the family."""
-    network, latent_format, extra_conds = make()
-    network.load_state_dict({name: seeded_tensor(name, tuple(tensor.shape), 3, 1.0) for name, tensor in network.state_dict().items()})
-    control = comfy.controlnet.ControlNet(network.eval().requires_grad_(False), compression_ratio=1, latent_format=latent_format,
-                                          load_device=torch.device("cpu"), extra_conds=extra_conds)
-    control.set_cond_hint(torch.rand(1, 3, 8 * CONTENT[0], 8 * CONTENT[1]), vae=AsVAE(latent(family, CONTENT, 9)["samples"]))
-    return [[text, entry | {"control": control, "control_apply_to_uncond": True}] for text, entry in positive]
-
-
-def check_formula(pack, model, family: str, positive: list, picture: slice) -> torch.Tensor:
-    """Injection beside the formula on a model and a prompt, kept and recomputed; gives the noise of the content."""
-    noise, content, sigmas = inverted(pack, model, family, CONTENT, 1, positive=positive)
-    _, style, _ = inverted(pack, model, family, CONTENT, 2, positive=positive)
-    formula = formula_in_sequence(model, picture, Stylized(content, style, **SETTINGS), order=ORDER.get(family))
-    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, gamma=SETTINGS["gamma"],
-                             temperature=SETTINGS["tau"])
-    reference, injected, plain = (sample_custom(patched, positive, sigmas, noise)["samples"] for patched in (formula, m, model))
-    assert relative_error(injected, reference) < 1e-4
-    assert relative_error(plain, reference) > 1e-3
-    recomputed = inverted(pack, model, family, CONTENT, 2, positive=positive, feature_device="recompute")[1]
-    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=recomputed, gamma=SETTINGS["gamma"],
-                             temperature=SETTINGS["tau"])
-    assert relative_error(sample_custom(m, positive, sigmas, noise)["samples"], injected) < 1e-5
-    return noise["samples"]
-
-
-def test_a_lora(pack, model, family):
-    positive, picture = prompt(family, TOKENS), picture_of(family, CONTENT)
-    changed = check_formula(pack, with_lora(model), family, positive, picture)
-    assert relative_error(changed, inverted(pack, model, family, CONTENT, 1)[0]["samples"]) > 1e-3
-
-
-@pytest.mark.parametrize(("family", "make"), [("flux", flux_controlnet), ("qwen_image", qwen_controlnet)])
-def test_a_controlnet(pack, family, make):
-    model = load_transformer(family)
-    positive = controlled(make, family, prompt(family, TOKENS))
-    changed = check_formula(pack, model, family, positive, picture_of(family, CONTENT))
-    assert relative_error(changed, inverted(pack, model, family, CONTENT, 1)[0]["samples"]) > 1e-3
-
-
-REFERENCE = (10, 14)
-
-
-@pytest.mark.parametrize("family", [name for name in ("flux", "flux2", "qwen_image", "krea2") if name in KNOWN])
-def test_reference_latents(pack, family):
-    """Editing models are shown a picture behind the one they make: its tokens stay as they are."""
-    model = load_transformer(family, **{"default_ref_method": "index"} if family == "krea2" else {})
-    entry = {"reference_latents": [latent(family, REFERENCE, 5)["samples"]]}
-    positive = [[text, more | entry] for text, more in prompt(family, TOKENS)]
-    changed = check_formula(pack, model, family, positive, picture_of(family, CONTENT))
-    assert relative_error(changed, inverted(pack, model, family, CONTENT, 1)[0]["samples"]) > 1e-3
-
-
-@pytest.mark.parametrize("tokens", [3, 40])
-def test_the_styles_prompt_may_be_longer_or_shorter(pack, model, family, tokens):
-    noise, content, sigmas = inverted(pack, model, family, CONTENT, 1)
-    _, style, _ = inverted(pack, model, family, STYLE, 2, positive=prompt(family, tokens, seed=4))
-    positive = prompt(family, TOKENS)
-    formula = formula_in_sequence(model, picture_of(family, CONTENT), Stylized(content, style, **SETTINGS), order=ORDER.get(family))
-    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, gamma=SETTINGS["gamma"],
-                             temperature=SETTINGS["tau"])
-    reference, injected = (sample_custom(patched, positive, sigmas, noise)["samples"] for patched in (formula, m))
-    assert relative_error(injected, reference) < 1e-4
-
-
-def test_what_another_pack_put_in_place_of_attention_is_called(pack, model, family):
-    calls = []
-
-    def override(function, *args, **kwargs):
-        calls.append(args[0].shape)
-        return function(*args, **kwargs)
-
-    other = model.clone()
-    other.model_options["transformer_options"]["optimized_attention_override"] = override
-    positive = prompt(family, TOKENS)
-    noise, content, sigmas = inverted(pack, model, family, CONTENT, 1)
-    _, style, _ = inverted(pack, model, family, STYLE, 2)
-    sample_custom(other, positive, sigmas, noise)
-    plain = len(calls)
-    calls.clear()
-    inputs = dict(content_features=content, style_features=style)
-    injected, beside = (sample_custom(pack.InjectStyleKV(model=each, **inputs)[0], positive, sigmas, noise)["samples"]
-                        for each in (model, other))
-    assert torch.equal(injected, beside)
-    assert len(calls) >= plain > 0, "others' attention is called for the picture, and for the rest of the sequence"
-    calls.clear()
-    inverted(pack, other, family, CONTENT, 1)
-    assert len(calls) == plain
-
-
-@pytest.mark.parametrize("device", ["auto", "recompute"])
-def test_an_interrupt_leaves_nothing(pack, model, family, device):
-    positive = prompt(family, TOKENS)
-    noise, content, sigmas = inverted(pack, model, family, CONTENT, 1, feature_device=device)
-    _, style, _ = inverted(pack, model, family, STYLE, 2, feature_device=device)
-    plain = sample_custom(model, positive, sigmas, noise)["samples"]
-    options = repr(sorted(model.model_options["transformer_options"]))
-    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
-    calls = []
-
-    def interrupting(function, *args, **kwargs):
-        calls.append(None)
-        if len(calls) == 5:
-            raise comfy.model_management.InterruptProcessingException
-        return function(*args, **kwargs)
-
-    m.model_options["transformer_options"]["optimized_attention_override"] = interrupting
-    with pytest.raises(comfy.model_management.InterruptProcessingException):
-        sample_custom(m, positive, sigmas, noise)
-    assert "styleid" not in [thread.name for thread in threading.enumerate()]
-    assert repr(sorted(model.model_options["transformer_options"])) == options
-    assert torch.equal(sample_custom(model, positive, sigmas, noise)["samples"], plain)
-
-
-def test_a_mask_between_parts_of_the_picture_is_refused(pack):
-    model, positive = load_transformer("flux"), prompt("flux", TOKENS)
-    noise, content, sigmas = inverted(pack, model, "flux", CONTENT, 1)
-    length = TOKENS + tokens_of("flux", CONTENT)
-    regional = torch.zeros(1, length, length)
-    regional[:, -3:, TOKENS:TOKENS + 5] = -torch.inf
-
-    m = model.clone()
-    m.set_model_patch_replace(lambda args, extra: extra["original_block"](args | {"attn_mask": regional}), "dit", "double_block", 1)
-    [m] = pack.InjectStyleKV(model=m, content_features=content, style_features=content)
-    with pytest.raises(ValueError, match="masks the attention between parts of the picture"):
-        sample_custom(m, positive, sigmas, noise)
-
-
-def test_a_mask_over_the_prompt_is_kept(pack):
-    """Padding of a prompt is masked for every token of the picture: styles of another size get columns of their own."""
-    model = load_transformer("qwen_image")
-    mask = torch.ones(1, TOKENS, dtype=torch.long)
-    mask[:, -2:] = 0
-    positive = [[text, entry | {"attention_mask": mask}] for text, entry in prompt("qwen_image", TOKENS)]
-    shorter = [[text[:, :-2], entry] for text, entry in prompt("qwen_image", TOKENS)]
-    noise, content, sigmas = inverted(pack, model, "qwen_image", CONTENT, 1, positive=positive)
-    _, style, _ = inverted(pack, model, "qwen_image", STYLE, 2, positive=positive)
-    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
-    masked, cut = (sample_custom(m, each, sigmas, noise)["samples"] for each in (positive, shorter))
-    assert relative_error(masked, cut) < 1e-4
-
-
-def test_a_video_is_refused(pack):
-    model = load_transformer("wan")
-    with pytest.raises(ValueError, match="Connect a picture through VAE Encode; video"):
-        pack.DDIMInvert(model=model, latent={"samples": torch.randn(1, 16, 3, 8, 8)}, positive=prompt("wan"), steps=2)
-
-
 def test_fireflow(pack, model, family):
     """In five nodes and in one, kept and recomputed."""
     positive, settings = prompt(family, TOKENS), dict(steps=STEPS, inversion="fireflow")
@@ -369,7 +123,6 @@ def test_fireflow(pack, model, family):
     assert relative_error(stylize(pack, **inputs)["samples"], five) < 1e-5
     assert relative_error(stylize(pack, feature_device="recompute", **inputs)["samples"], five) < 1e-5
     assert relative_error(stylize(pack, **inputs | {"inversion": "ddim"})["samples"], five) > 1e-4
-
 
 
 def test_the_automatic_temperature_of_own_keys_is_one(pack, pack_module, model, family):
@@ -449,14 +202,6 @@ def test_half_precision(pack, family, dtype):
     assert relative_error(injected, reference) < (5e-2 if dtype == torch.bfloat16 else 1e-2)
 
 
-def test_a_compiled_model(pack):
-    model, positive = load_transformer("z_image"), prompt("z_image", TOKENS)
-    compiled = TorchCompileModel().execute(model, "cudagraphs").result[0]
-    compiled.model_options["torch_compile_kwargs"]["backend"] = "eager"
-    inputs = dict(content=latent("z_image", CONTENT, 1), style=latent("z_image", STYLE, 2), positive=positive, steps=2)
-    assert relative_error(stylize(pack, model=compiled, **inputs)["samples"], stylize(pack, model=model, **inputs)["samples"]) < 1e-4
-
-
 def test_features_that_do_not_fit_are_recomputed(pack, monkeypatch, caplog):
     inputs = dict(model=load_transformer("flux"), content=latent("flux", CONTENT, 1), style=latent("flux", STYLE, 2),
                   positive=prompt("flux", TOKENS), steps=STEPS)
@@ -478,3 +223,9 @@ def test_latents_of_another_kind_are_refused(pack, family, other, message):
         pack.DDIMInvert(model=model, latent=latent(other, CONTENT, 1), positive=positive, steps=2)
     with pytest.raises(ValueError, match="one of them has frames"):
         pack.LatentAdaIN(content=latent(family, CONTENT, 1), style=latent(other, CONTENT, 1))
+
+
+def test_a_video_is_refused(pack):
+    model = load_transformer("wan")
+    with pytest.raises(ValueError, match="Connect a picture through VAE Encode; video"):
+        pack.DDIMInvert(model=model, latent={"samples": torch.randn(1, 16, 3, 8, 8)}, positive=prompt("wan"), steps=2)

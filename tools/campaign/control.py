@@ -3,7 +3,7 @@
 from .graphs import OURS
 
 PASSED_ON = {"CaptureSelfAttention": "model", "InjectStyleKV": "model", "LatentAdaIN": "content", "DDIMInvert": "latent",
-             "StyleIDStartFrequencies": "noise"}
+             "StyleIDStartFrequencies": "noise", "StyleIDPositions": "model"}
 
 
 def without_us(prompt: dict) -> dict:

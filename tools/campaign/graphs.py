@@ -5,7 +5,7 @@ import random
 from .values import NOT_A_CHOICE, inputs_of
 
 OURS = ("CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDCurve",
-        "StyleIDStartFrequencies", "StyleIDScores")
+        "StyleIDStartFrequencies", "StyleIDPositions", "StyleIDScores")
 SIDES = (8, 8, 8, 9, 11, 16)
 STYLES = (1,) * 7 + (2,)  # how many of them in a batch
 TRANSFORMERS = {"flux": "16", "flux2": "128", "chroma": "16", "qwen_image": "16,1", "z_image": "16", "sd35": "16", "wan": "16,1"}
@@ -90,6 +90,8 @@ class Graph:
         if change == 3:
             kind = self.rng.choice(("eps", "v_prediction", "lcm"))
             return [self.add("ModelSamplingDiscrete", model=self.model, sampling=kind, zsnr=False), 0]
+        if change == 4:
+            return [self.ours("StyleIDPositions", model=self.model), 0]
         return self.model
 
 

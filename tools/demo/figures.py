@@ -20,6 +20,8 @@ FLOW_SIDE, BROADER = 256, 3.0  # strokes of some latents' width: the transformer
 CONTENTS = ("astronaut", "chelsea", "coffee")
 SHOWN = ("swirls", "embers", "waves")
 ABLATION = {"StyleID": {}, "no injection": {"inject": False}, "no AdaIN": {"color_strength": 0.0}, "temperature 1": {"temperature": 1.0}}
+PLACES = {"same place": ("same", 1.0, 1.0), "beside": ("beside", 1.0, 1.0), "diagonal": ("diagonal", 1.0, 1.0),
+          "frequencies": ("same", 0.5, 1.5), "diagonal, frequencies": ("diagonal", 0.5, 1.5)}
 GAMMAS = (0.0, 0.3, 0.5, 0.75, 1.0)
 
 
@@ -90,8 +92,11 @@ def draw_grids(transfer: Transfer, styles: list[Style], side: int, names: tuple[
 def main():
     FIGURES.mkdir(exist_ok=True)
     pack, styles = load_pack(), [STYLES[name] for name in SHOWN]
-    draw_grids(Transfer(pack, steps=20, refine=1, flow=True), [broader(style, BROADER) for style in styles], FLOW_SIDE,
-               ("transformer.jpg", "transformer_gamma.jpg", "transformer_ablation.jpg"))
+    transfer = Transfer(pack, steps=20, refine=1, flow=True)
+    drawn = draw_grids(transfer, [broader(style, BROADER) for style in styles], FLOW_SIDE,
+                       ("transformer.jpg", "transformer_gamma.jpg", "transformer_ablation.jpg"))
+    save_grid([[transfer.decode(transfer.stylize(drawn.content, drawn.style, positions=place)) for place in PLACES.values()]], list(PLACES),
+              "transformer_places.jpg")
     transfer = Transfer(pack)
     drawn = draw_grids(transfer, styles, SIDE, ("transfers.jpg", "gamma.jpg", "ablation.jpg"))
     draw_for_the_registry(drawn.painted, [drawn.picture, drawn.result])

@@ -37,12 +37,16 @@ class Inverted(NamedTuple):
 
 
 class Transfer:
-    """The trained model with `pack`, its nodes; pictures are IMAGE tensors (B, H, W, 3) in 0..1. `flow` is for the transformer."""
+    """The trained model with `pack`, its nodes; pictures are IMAGE tensors (B, H, W, 3) in 0..1. `flow` is for the transformer, which sees
+    styles where StyleID Positions puts them by default.
+    """
 
     def __init__(self, pack: SimpleNamespace, schedule: str = "official", steps: int = 50, refine: int = 0, flow: bool = False):
         self.pack, self.schedule, self.steps, self.refine = pack, schedule, steps, refine
         self.model, self.vae, self.positive = load_trained_flow() if flow else load_trained_unet(), load_autoencoder(), conditioning()
         self.blocks = "auto" if flow else "6-11"
+        if flow:
+            [self.model] = pack.StyleIDPositions(model=self.model)
 
     def encode(self, pictures: torch.Tensor) -> dict:
         return {"samples": self.vae.encode(pictures)}
@@ -61,12 +65,14 @@ class Transfer:
         return sample_custom(model or self.model, self.positive, sigmas, start)
 
     def stylize(self, content: Inverted, style: Inverted, gamma: float = 0.75, temperature: float = 1.5, color_strength: float = 1.0,
-                inject: bool = True, observe=None, **more) -> dict:
-        """LATENT of the result; `more` are inputs of Inject Style K/V. `observe(q, k, heads)` sees every attention call of the captured
-        blocks.
+                inject: bool = True, observe=None, positions: tuple = (), **more) -> dict:
+        """LATENT of the result; `more` are inputs of Inject Style K/V, `positions` settings of StyleID Positions. `observe(q, k, heads)`
+        sees every attention call of the captured blocks.
         """
         [start] = self.pack.LatentAdaIN(content=content.noise, style=style.noise, color_strength=color_strength)
         model = self.model
+        if positions:
+            [model] = self.pack.StyleIDPositions(model=model, **dict(zip(("place", "high_frequencies", "low_frequencies"), positions)))
         if inject:
             [model] = self.pack.InjectStyleKV(model=model, content_features=content.features, style_features=style.features, gamma=gamma,
                                               temperature=temperature, **more)

@@ -9,6 +9,8 @@ inversion_prompt(model, prompt)      the CONDITIONING to invert with, of the one
 select(model, text)                  the self-attentions that a user's text names, as a list of Block; ValueError for a part that names none
 blocks(model)                        all that can be named
 token_shapes(model, blocks, size)    (height, width, channels) of the features that each of them gives of a latent of `size` (H, W)
+place(model, arguments, kwargs)      where the picture of a call with these arguments stands, an integer with which the features differ
+at_place(model, n, by)               features n (batch, tokens, channels) of a picture that stands so much further
 record(model, options, blocks, seen, shape)    let calls with these transformer_options, for latents of `shape` (batch, H, W), put the
                                      features of each of `blocks` into the dict `seen`; a ValueError where others cut them into tiles
 inject(options, injection)           let a run with these transformer_options attend as the `Injection` says

@@ -17,7 +17,9 @@ from comfy.patcher_extension import WrappersMP
 from ....styleid_core.blocks import Block, choose
 from ....styleid_core.paths import Flow, ScaledFlow
 from ....styleid_core.plan import KeySet, attend, keys, queries
+from ....styleid_core.positions import turned
 from .layouts import REFERENCES, layout_of
+from .positions import POSITIONS, placement
 
 NAME = "a transformer (Flux, Chroma, Qwen-Image, Z-Image, Lumina 2, SD 3.5, Krea 2, Cosmos-Predict 2, Anima, Wan)"
 WRAPPED = WrappersMP.APPLY_MODEL
@@ -70,6 +72,22 @@ def token_shapes(model: ModelPatcher, blocks: list[Block], size: tuple[int, int]
     return [(*grid(model, size), 3 * layout_of(network).width(network))] * len(blocks)
 
 
+def place(model: ModelPatcher, arguments: list, kwargs: dict) -> int:
+    """On the first axis of positions, which in some models depends on the prompt."""
+    network = model.model.diffusion_model
+    return layout_of(network).place(network, arguments[3], kwargs)
+
+
+def at_place(model: ModelPatcher, n: torch.Tensor, by: int) -> torch.Tensor:
+    if not by:
+        return n
+    network = model.model.diffusion_model
+    embedding, width = layout_of(network).embedding(network), layout_of(network).width(network)
+    matrices = embedding.at(by, 0, 0).to(n.device)
+    q, k, v = n.tensor_split((width, 2 * width), -1)
+    return torch.cat([turned(q, matrices, embedding.halves), turned(k, matrices, embedding.halves), v], -1)
+
+
 class Attention(NamedTuple):
     """A call of ComfyUI's attention to a picture and to what else is in the sequence.
 
@@ -93,8 +111,10 @@ class Attention(NamedTuple):
         """x (batch, tokens, channels) with `part` in place of the picture's."""
         return torch.cat([x[:, :self.picture.start], part, x[:, self.picture.stop:]], 1)
 
-    def injected(self, plan: list[KeySet]) -> torch.Tensor:
-        """What comes out for all tokens, of which the picture's attend as in `plan` and the others to the picture as it is."""
+    def injected(self, plan: list[KeySet], moved: Callable | None) -> torch.Tensor:
+        """What comes out for all tokens, of which the picture's attend as in `plan`, to the style's keys as they are `moved`, and the
+        others to the picture as it is.
+        """
         q, k, v = self.of_picture()
         widths = [x.shape[-1] for x in (q, k, v)]
 
@@ -110,7 +130,8 @@ class Attention(NamedTuple):
                                   mask[..., self.picture.stop:]], -1)
             return self.call(q, self.among_others(k, self.k), self.among_others(v, self.v), mask)
 
-        out = attend(plan, q.shape[1], self.heads, queries(features(0), q), keys(features(1), k), keys(features(2), v), attention)
+        of_keys = [part._replace(n_style=moved(part.n_style)) if moved and part.n_style is not None else part for part in features(1)]
+        out = attend(plan, q.shape[1], self.heads, queries(features(0), q), keys(of_keys, k), keys(features(2), v), attention)
         before, after = self.q[:, :self.picture.start], self.q[:, self.picture.stop:]
         others = torch.cat([before, after], 1)
         if not others.shape[1]:
@@ -204,6 +225,10 @@ def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[B
 
 
 def inject(options: dict, injection):
+    model, size = injection.model, injection.styles[0].content.size
+    network = model.model.diffusion_model
+    moved = placement(layout_of(network).embedding(network), options.get(POSITIONS), grid(model, size), model.load_device)
+
     def attention(block, call):
         if injection.at is None:
             return None
@@ -216,9 +241,9 @@ def inject(options: dict, injection):
                 raise ValueError(f"The self-attention of {block.side} block {block.number} works on {list(works_on)} (tokens, channels), "
                                  f"which does not fit content_features {list(part.n_content.shape)} and style_features "
                                  f"{list(part.n_style.shape)} (batch, tokens, channels). Capture them with the model that samples.")
-        return call.injected(plan) if plan else None
+        return call.injected(plan, moved) if plan else None
 
-    put_inside(injection.model, options, injection.blocks, injection.styles[0].content.size, attention)
+    put_inside(model, options, injection.blocks, size, attention)
 
 
 def call_options(model: ModelPatcher, options: dict, kwargs: dict, injection=None) -> dict:

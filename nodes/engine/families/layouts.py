@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from torch import Tensor
 from torch.nn import Module
+
+from .positions import Embedding, axes_embedding, video_embedding
 
 REFERENCES = "styleid_references"  # among transformer_options: tokens of each of the pictures that a model for editing is shown
 
@@ -31,6 +34,21 @@ def self_attentions(network: Module, number: int) -> int:
     return 1 + network.joint_blocks[number].x_block.x_block_self_attn
 
 
+def at_the_origin(network: Module, context: Tensor, kwargs: dict) -> int:
+    return 0
+
+
+def after_the_prompt(network: Module, context: Tensor, kwargs: dict) -> int:
+    """In Lumina 2 and Z-Image a picture stands behind its prompt, and behind the pictures of Z-Image Omni and theirs."""
+    shown, prompts = kwargs.get("ref_latents") or (), kwargs.get("ref_contexts") or ()
+    unpadded = shown and getattr(network, "siglip_embedder", None) is not None
+    multiple, at = network.pad_tokens_multiple or 1, 0
+    for prompt in [*(prompts[i] if i < len(prompts) else None for i in range(len(shown))), context]:
+        tokens = 0 if prompt is None else prompt.shape[1]
+        at += tokens if unpadded else -(-max(tokens, 1) // multiple) * multiple
+    return at + 1 + 2 * len(shown)
+
+
 class Layout(NamedTuple):
     """Where the attention to the picture is.
 
@@ -40,6 +58,8 @@ class Layout(NamedTuple):
     behind      network, transformer_options, tokens of the picture: how many tokens come after them
     attentions  network, number of a block: how many of its attentions count, of the first ones
     named       whether ComfyUI tells attention in which block it is
+    embedding   network: its rotary positions, or None where places are absolute
+    place       network, the prompt (batch, tokens, channels), what else the model is called with: the picture's place on the first axis
     """
     sides: dict[str, str]
     patch: Callable[[Module], int]
@@ -47,22 +67,31 @@ class Layout(NamedTuple):
     behind: Callable[[Module, dict, int], int] = told
     attentions: Callable[[Module, int], int] = one
     named: bool = True
+    embedding: Callable[[Module], Embedding | None] = lambda network: axes_embedding(network.pe_embedder)
+    place: Callable[[Module, Tensor, dict], int] = at_the_origin
+
+
+def rope_embedding(network: Module) -> Embedding:
+    return axes_embedding(network.rope_embedder)
 
 
 FLUX = Layout({"double": "double_blocks", "single": "single_blocks"}, lambda network: network.patch_size,
               lambda network: network.hidden_size, shown)
-COSMOS = Layout({"block": "blocks"}, lambda network: network.patch_spatial, lambda network: network.model_channels)
+COSMOS = Layout({"block": "blocks"}, lambda network: network.patch_spatial, lambda network: network.model_channels,
+                embedding=lambda network: video_embedding(network.pos_embedder))
 LAYOUTS = {
     "Flux": FLUX,  # Flux.1, Flux.2, LongCat
     "Chroma": FLUX._replace(behind=told),
     "QwenImageTransformer2DModel": Layout({"double": "transformer_blocks"}, lambda network: network.patch_size,
                                           lambda network: network.inner_dim, shown),
-    "NextDiT": Layout({"double": "layers"}, lambda network: network.patch_size, lambda network: network.dim, padding),  # Lumina 2, Z-Image
+    "NextDiT": Layout({"double": "layers"}, lambda network: network.patch_size, lambda network: network.dim, padding,
+                      embedding=rope_embedding, place=after_the_prompt),  # Lumina 2, Z-Image
     "OpenAISignatureMMDITWrapper": Layout({"double": "joint_blocks"}, lambda network: network.patch_size,
-                                          lambda network: network.hidden_size, attentions=self_attentions, named=False),  # SD 3, SD 3.5
+                                          lambda network: network.hidden_size, attentions=self_attentions, named=False,
+                                          embedding=lambda network: None),  # SD 3, SD 3.5
     "SingleStreamDiT": Layout({"single": "blocks"}, lambda network: network.patch, lambda network: network.first.out_features),  # Krea 2
     "MiniTrainDIT": COSMOS,  # Cosmos-Predict 2, Anima
-    "WanModel": Layout({"double": "blocks"}, lambda network: network.patch_size[-1], lambda network: network.dim),
+    "WanModel": Layout({"double": "blocks"}, lambda network: network.patch_size[-1], lambda network: network.dim, embedding=rope_embedding),
 }
 
 

@@ -38,6 +38,15 @@ def path(model: ModelPatcher) -> Diffusion:
     return Diffusion(float(sampling.sigma_data))
 
 
+def place(model: ModelPatcher, arguments: list, kwargs: dict) -> int:
+    """All pictures stand alike."""
+    return 0
+
+
+def at_place(model: ModelPatcher, n: torch.Tensor, by: int) -> torch.Tensor:
+    return n
+
+
 def blocks(model: ModelPatcher) -> list[Block]:
     return [Block("output", number, index)
             for number, block in enumerate(model.model.diffusion_model.output_blocks)
