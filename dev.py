@@ -94,7 +94,7 @@ def parse_arguments():
 
     command = commands.add_parser("demo", parents=[host, server], help="stylize one picture and put it side by side in output/")
     command.add_argument("--content", type=existing_file, metavar="IMAGE", default=IMAGES / "content.jpg")
-    command.add_argument("--style", type=existing_file, metavar="IMAGE", default=IMAGES / "style.jpg")
+    command.add_argument("--style", type=existing_file, metavar="IMAGE", default=IMAGES / "strokes.jpg")
     command.set_defaults(command=demo)
     command = commands.add_parser("test", parents=[host], help="lint, then all tests; further arguments go to pytest")
     command.add_argument("--gpu", action="store_true", help="run the tests in ComfyUI on the GPU, with those that need one")

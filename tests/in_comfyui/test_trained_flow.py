@@ -84,3 +84,15 @@ def test_a_style_that_is_moved_aside_gives_less_of_its_layout(results, contents,
     kept = [torch.stack([structure_distance(x, chw(contents)) for x in each]).mean().item() for each in (on_top, aside)]
     measured("transformer, structure distance to the content, on top", kept[0])
     measured("the same, moved aside", kept[1], at_most=kept[0])
+
+
+def test_foreign_keys_flatten_the_attention_and_temperature_restores_it(transfer, contents, styles, measured):
+    """The paper's reason for 1.5, of a style that is moved aside: on top of the picture, places alone keep the attention sharp."""
+    content, inverted = transfer.invert(contents[::2]), [transfer.invert(style[None]) for style in styles]
+    own, foreign, sharpened, on_top = (
+        torch.tensor([list(transfer.logit_deviations(content, style, **options).values()) for style in inverted]).mean().item()
+        for options in ({"inject": False}, {"temperature": 1.0}, {}, {"temperature": 1.0, "positions": ("same", 1.0, 1.0)}))
+    measured("transformer, deviation of attention logits, own keys", own)
+    measured("with the style's keys, temperature 1", foreign, at_most=0.8 * own)
+    measured("with the style's keys, temperature 1.5: how far from own keys'", abs(sharpened - own), at_most=own - foreign)
+    measured("with the style's keys on top of the picture, temperature 1", on_top, at_least=foreign)

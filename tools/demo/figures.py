@@ -16,7 +16,7 @@ from .transfer import Inverted, Transfer, as_image
 
 FIGURES = ROOT / "docs"
 SIDE = 384
-FLOW_SIDE, BROADER = 256, 3.0  # strokes of some latents' width: the transformer draws nothing finer
+FLOW_SIDE, BROADER = 320, 3.0  # strokes of some latents' width: the transformer draws nothing finer
 CONTENTS = ("astronaut", "chelsea", "coffee")
 SHOWN = ("swirls", "embers", "waves")
 ABLATION = {"StyleID": {}, "no injection": {"inject": False}, "no AdaIN": {"color_strength": 0.0}, "temperature 1": {"temperature": 1.0}}

@@ -1,4 +1,7 @@
-"""Queue the one-node example on a ComfyUI of its own and put content, style and result side by side. Called by dev.py demo."""
+"""Queue an example on a ComfyUI of its own and put content, style and result side by side. Called by dev.py demo.
+
+With a checkpoint it is the one for UNets, and else the one for transformers with the trained miniature, whose strokes are seen.
+"""
 
 import argparse
 import asyncio
@@ -47,7 +50,8 @@ def save(pictures: dict[str, Image.Image], folder: Path):
 
 async def make_prompt(url: str, checkpoint: Path | None) -> dict:
     """The pictures are content.png and style.png in ComfyUI's input folder."""
-    prompt = load_prompt(ROOT / "example_workflows" / "styleid_simple.json", await object_info(url))
+    example = "styleid_simple" if checkpoint else "styleid_transformer"
+    prompt = load_prompt(ROOT / "example_workflows" / f"{example}.json", await object_info(url))
     use_pictures(prompt, ("content.png", "style.png"), None if checkpoint else DEMO_MEGAPIXELS)
     if checkpoint:
         [loader] = find(prompt, "CheckpointLoaderSimple")

@@ -1,5 +1,6 @@
 """Transfers by the five nodes in this process, for figures and tests. Import tools.in_process first."""
 
+import math
 from collections import defaultdict
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -13,6 +14,8 @@ from PIL import Image, ImageOps
 from ..miniature.autoencoder import load_autoencoder
 from ..miniature.flow import load_trained_flow
 from ..miniature.unet import conditioning, load_trained_unet
+
+FIRST = {"output": 6, "layers": 2}  # of the captured blocks, of the UNet and of the transformer
 
 
 def as_image(picture: Image.Image, side: int) -> torch.Tensor:
@@ -66,8 +69,8 @@ class Transfer:
 
     def stylize(self, content: Inverted, style: Inverted, gamma: float = 0.75, temperature: float = 1.5, color_strength: float = 1.0,
                 inject: bool = True, observe=None, positions: tuple = (), **more) -> dict:
-        """LATENT of the result; `more` are inputs of Inject Style K/V, `positions` settings of StyleID Positions. `observe(q, k, heads)`
-        sees every attention call of the captured blocks.
+        """LATENT of the result; `more` are inputs of Inject Style K/V, `positions` settings of StyleID Positions. `observe(sigma, q, k)`
+        sees every attention of the picture in the captured blocks, q and k (batch, heads, tokens, channels).
         """
         [start] = self.pack.LatentAdaIN(content=content.noise, style=style.noise, color_strength=color_strength)
         model = self.model
@@ -79,11 +82,10 @@ class Transfer:
         return self.sample(start, content.sigmas, observed(model, observe) if observe else model)
 
     def logit_deviations(self, content: Inverted, style: Inverted, **options) -> dict[float, float]:
-        """By sigma: the standard deviation of attention logits over the keys, a mean over queries, heads and blocks 6-11."""
+        """By sigma: the standard deviation of attention logits over the picture's keys, a mean over queries, heads and captured blocks."""
         seen = defaultdict(list)
 
-        def observe(sigma, q, k, heads):
-            q, k = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
+        def observe(sigma, q, k):
             seen[sigma].append((q @ k.mT / q.shape[-1] ** 0.5).std(-1).mean().item())
 
         self.stylize(content, style, observe=observe, **options)
@@ -91,13 +93,18 @@ class Transfer:
 
 
 def observed(model, observe):
-    """A clone of `model` whose decoder's self-attention, from block 6 on, is also told to `observe(sigma, q, k, heads)`."""
+    """A clone of `model` whose captured blocks also tell `observe(sigma, q, k)` what the picture attends to. The prompt is one token."""
     m = model.clone()
 
     def attention(function, q, k, v, heads, *args, transformer_options, **kwargs):
-        side, number = transformer_options["block"][:2]
-        if side == "output" and number >= 6 and k.shape[1] > 1:  # the prompt is one token
-            observe(transformer_options["sigmas"][0].item(), q, k, heads)
+        side, number = transformer_options.get("block", ("layers", transformer_options.get("block_index", 0)))[:2]
+        if number >= FIRST.get(side, math.inf) and k.shape[-2] > 1:
+            if side == "layers":
+                queries, keys = q[:, :, -(k.shape[2] - 1):], k[:, :, 1:]
+            else:
+                queries, keys = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k))
+            if queries.shape[2] > 1:  # those of the prompt have a call of their own
+                observe(transformer_options["sigmas"][0].item(), queries, keys)
         return function(q, k, v, heads, *args, transformer_options=transformer_options, **kwargs)
 
     m.model_options["transformer_options"]["optimized_attention_override"] = attention

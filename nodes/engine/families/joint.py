@@ -91,32 +91,34 @@ def at_place(model: ModelPatcher, n: torch.Tensor, by: int) -> torch.Tensor:
 class Attention(NamedTuple):
     """A call of ComfyUI's attention to a picture and to what else is in the sequence.
 
-    q, k, v   (batch, tokens, channels)
+    q, k, v   (batch, tokens, heads, channels), views of what the model computed
     picture   which of the tokens are the picture's
     masks     of the picture's queries and of the others, as ComfyUI's attention takes them, or None
-    call      `call(q, k, v, mask)` gives (batch, any, channels)
+    call      `call(q, k, v, mask)` gives (batch, tokens, heads * channels)
     """
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
-    heads: int
     picture: slice
     masks: tuple
     call: Callable
 
-    def of_picture(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        return tuple(x[:, self.picture] for x in (self.q, self.k, self.v))
+    def features(self) -> torch.Tensor:
+        """(batch, the picture's tokens, channels of queries, keys and values)."""
+        return torch.cat([x[:, self.picture] for x in (self.q, self.k, self.v)], 2).flatten(2)
 
     def among_others(self, part: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """x (batch, tokens, channels) with `part` in place of the picture's."""
-        return torch.cat([x[:, :self.picture.start], part, x[:, self.picture.stop:]], 1)
+        """x, one of q, k and v, with `part` (batch, any, channels) in place of the picture's."""
+        return torch.cat([x[:, :self.picture.start], part.unflatten(-1, x.shape[2:]), x[:, self.picture.stop:]], 1)
 
     def injected(self, plan: list[KeySet], moved: Callable | None) -> torch.Tensor:
         """What comes out for all tokens, of which the picture's attend as in `plan`, to the style's keys as they are `moved`, and the
         others to the picture as it is.
         """
-        q, k, v = self.of_picture()
-        widths = [x.shape[-1] for x in (q, k, v)]
+        q, heads = self.q[:, self.picture].flatten(2), self.q.shape[2]
+        own = any(part.n_style is None or part.auto for part in plan)
+        k, v = (x[:, self.picture].flatten(2) if own else None for x in (self.k, self.v))
+        widths = [x.shape[2] * x.shape[3] for x in (self.q, self.k, self.v)]
 
         def features(i):
             return [part._replace(**{name: n if n is None else n.split(widths, -1)[i] for name, n in (
@@ -128,10 +130,10 @@ class Attention(NamedTuple):
                 mask = torch.cat([mask[..., :self.picture.start],
                                   mask[..., self.picture.start:self.picture.start + 1].expand(*mask.shape[:-1], k.shape[1]),
                                   mask[..., self.picture.stop:]], -1)
-            return self.call(q, self.among_others(k, self.k), self.among_others(v, self.v), mask)
+            return self.call(q.unflatten(-1, self.q.shape[2:]), self.among_others(k, self.k), self.among_others(v, self.v), mask)
 
         of_keys = [part._replace(n_style=moved(part.n_style)) if moved and part.n_style is not None else part for part in features(1)]
-        out = attend(plan, q.shape[1], self.heads, queries(features(0), q), keys(of_keys, k), keys(features(2), v), attention)
+        out = attend(plan, q.shape[1], heads, queries(features(0), q), keys(of_keys, k), keys(features(2), v), attention)
         before, after = self.q[:, :self.picture.start], self.q[:, self.picture.stop:]
         others = torch.cat([before, after], 1)
         if not others.shape[1]:
@@ -185,15 +187,12 @@ def put_inside(model: ModelPatcher, options: dict, blocks: Container[Block], siz
         axis, length = (2, q.shape[2]) if skip_reshape else (1, q.shape[1])
         end = length - layout.behind(network, call_options, tokens)
         if block in blocks and end >= tokens and k.shape[axis] == length:
-            whole = [x.transpose(1, 2).flatten(2) if skip_reshape else x.flatten(2) for x in (q, k, v)]
-            channels = whole[0].shape[-1] // heads
-
             def call(q, k, v, mask):
-                parts = (x.unflatten(-1, (-1, channels)).transpose(1, 2) for x in (q, k, v))
-                return proceed(*parts, heads, mask=mask, skip_reshape=True, **kwargs)
+                return proceed(*(x.transpose(1, 2) for x in (q, k, v)), heads, mask=mask, skip_reshape=True, **kwargs)
 
-            picture = slice(end - tokens, end)
-            out = attention(block, Attention(*whole, heads, picture, masks_of(mask, picture, length), call))
+            channels, picture = (q.shape[-1] if skip_reshape else q.flatten(2).shape[-1] // heads), slice(end - tokens, end)
+            whole = (x.transpose(1, 2) if skip_reshape else x.flatten(2).unflatten(-1, (-1, channels)) for x in (q, k, v))
+            out = attention(block, Attention(*whole, picture, masks_of(mask, picture, length), call))
         if out is None:
             return proceed(q, k, v, heads, mask=mask, skip_reshape=skip_reshape, skip_output_reshape=skip_output_reshape, **kwargs)
         return out.unflatten(-1, (heads, -1)).transpose(1, 2) if skip_output_reshape else out
@@ -219,7 +218,7 @@ def run_named(number: int, replacement: Callable | None, args: dict, extra: dict
 
 def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[Block, torch.Tensor], shape: tuple[int, int, int]):
     def attention(block, call):
-        seen[block] = torch.cat(call.of_picture(), -1)
+        seen[block] = call.features()
 
     put_inside(model, options, blocks, shape[1:], attention)
 
@@ -234,8 +233,7 @@ def inject(options: dict, injection):
             return None
         injection.reached[block] = True
         plan = injection.plan(block)
-        q, k, v = call.of_picture()
-        works_on = (q.shape[1], q.shape[2] + k.shape[2] + v.shape[2])
+        works_on = call.picture.stop - call.picture.start, sum(x.shape[2] * x.shape[3] for x in (call.q, call.k, call.v))
         for part in plan:
             if part.n_style is not None and (part.n_content.shape[1:] != works_on or part.n_style.shape[-1] != works_on[1]):
                 raise ValueError(f"The self-attention of {block.side} block {block.number} works on {list(works_on)} (tokens, channels), "
