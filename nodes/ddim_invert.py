@@ -25,6 +25,8 @@ class DDIMInvert(io.ComfyNode):
                 inputs.denoise(advanced=True),
                 inputs.refine(advanced=True),
                 inputs.inversion(advanced=True),
+                io.Boolean.Input("round_trip", default=False, optional=True, advanced=True,
+                                 tooltip="Also sample the noise again and log how far that ends from the picture, in as many steps."),
             ],
             outputs=[
                 io.Latent.Output(display_name="noise", tooltip="Sample from it with the sigmas and without added noise."),
@@ -34,5 +36,6 @@ class DDIMInvert(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, latent, positive, steps=50, schedule="official", denoise=1.0, refine=0, inversion="ddim") -> io.NodeOutput:
-        return io.NodeOutput(*invert_latent(model, latent, positive, steps, schedule, denoise, refine, inversion))
+    def execute(cls, model, latent, positive, steps=50, schedule="official", denoise=1.0, refine=0, inversion="ddim",
+                round_trip=False) -> io.NodeOutput:
+        return io.NodeOutput(*invert_latent(model, latent, positive, steps, schedule, denoise, refine, inversion, round_trip))

@@ -131,13 +131,9 @@ def keeper(source: torch.device, device: torch.device) -> Callable[[torch.Tensor
     return Slabs().keep if source.type == "cuda" else torch.clone
 
 
-def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.device | None, rounds: list[int]) -> tuple:
-    """(clone of MODEL, its Recorder) for one inversion of `latents` (B, C, H, W), which does what `request_capture` asked for, or keeps
-    no features where there is no `device` for them. Of a step that asks the model again, as often as its `rounds` say, the last call is
-    kept.
-
-    The clone injects nothing and has no guidance and no cache of model calls, even if MODEL does: an inversion follows the bare
-    prediction of every step.
+def bare(model: ModelPatcher) -> ModelPatcher:
+    """A clone of MODEL that injects nothing and has no guidance and no cache of model calls, even if MODEL does: an inversion follows the
+    bare prediction of every step.
     """
     m = model.clone()
     # ComfyUI takes the parent for the loaded model when this clone dies. After an error MODEL, a clone itself, would die with it.
@@ -147,6 +143,15 @@ def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.devic
         m.remove_wrappers_with_key(kind, key)
     for name in GUIDANCE:
         m.model_options.pop(name, None)
+    return m
+
+
+def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.device | None, rounds: list[int]) -> tuple:
+    """(`bare` clone of MODEL, its Recorder) for one inversion of `latents` (B, C, H, W), which does what `request_capture` asked for, or
+    keeps no features where there is no `device` for them. Of a step that asks the model again, as often as its `rounds` say, the last call
+    is kept.
+    """
+    m = bare(model)
     request = requested_capture(model)
     if device is None:
         request, device = request._replace(device=RECOMPUTE), RAM

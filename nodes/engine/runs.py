@@ -18,7 +18,7 @@ from .compilation import call, own_graphs
 from .families import family_of
 from .memory import fits_in_one_batch, make_room
 from .origin import origin_of
-from .recording import record, requested_capture
+from .recording import bare, record, requested_capture
 
 # "ddim" goes along ComfyUI's scheduler ddim_uniform, and any other scheduler may take its place.
 SCHEDULES = ["official", "ddim", *(name for name in comfy.samplers.SCHEDULER_NAMES if name != "ddim_uniform")]
@@ -141,16 +141,27 @@ def invert(model: ModelPatcher, positive, latents: list[torch.Tensor], schedule:
     return list(zip(noise.split([len(latent) for latent in latents]), recorder.features(steps)))
 
 
+def round_trip(model: ModelPatcher, positive: list, noise: torch.Tensor, samples: torch.Tensor, schedule: Schedule, callback) -> float:
+    """How far `samples` (B, C, H, W) are from what is sampled from the noise of their inversion, as a share of their norm."""
+    prompt = family_of(model).inversion_prompt(model, positive)
+    x = run_sampler(bare(model), prompt, noise, sampler_of(schedule), schedule.sampling, callback)
+    back = carried(model, x, schedule.sampling[-1], torch.zeros(()))
+    return ((back - samples).norm() / samples.norm()).item()
+
+
 def invert_latent(model: ModelPatcher, latent: dict, positive: list, steps: int, schedule: str, denoise: float, refine: int,
-                  inversion: str) -> tuple:
+                  inversion: str, check: bool) -> tuple:
     """(LATENT of the noise, Features, sigmas (N + 1,) to sample with), as DDIM Invert says."""
     checks.numbers(denoise=denoise)
     samples = checks.picture(latent, "input")
     check_channels(model, samples, "input")
     plan = make_schedule(model, schedule, steps, denoise, refine, inversion)
     check_inverted(model, "positive", positive, plan.evaluated)
-    [callback] = progress(model, len(plan.evaluated))
+    callback, on_return = progress(model, len(plan.evaluated), (len(plan.sampling) - 1) * check)
     [(noise, features)] = invert(model, positive, [samples], plan, callback)
+    if check:
+        logger.info("The round trip of %d steps ends %.2f%% away from the latent.", len(plan.evaluated),
+                    100 * round_trip(model, positive, noise, samples, plan, on_return))
     output = latent | {"samples": noise}
     if "noise_mask" in latent and not features.blocks:
         # Only Inject Style K/V knows what is to be seen outside the mask; a bare sampler would show this noise there.

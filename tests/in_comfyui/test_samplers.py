@@ -1,5 +1,7 @@
 """Samplers and schedulers of ComfyUI on features that were captured at other sigmas: each call takes the nearest step."""
 
+import re
+
 import comfy.samplers
 import pytest
 import torch
@@ -71,3 +73,24 @@ def test_other_noise_schedules(pack, pack_module, model, case, noise_schedule, s
     assert injected.isfinite().all() and torch.equal(sigmas, plan.sampling)
     assert relative_error(injected, expected) < 1e-4
     assert relative_error(plain, expected) > 1e-3
+
+
+@pytest.mark.parametrize("schedule", ["official", "ddim"])
+def test_the_round_trip_is_told_when_asked(pack, model, case, caplog, schedule):
+    """As a stock sampler makes it, and nothing else changes; also of a model that has an injection and guidance."""
+    inputs = dict(latent=case.content, positive=case.positive, steps=case.steps, schedule=schedule)
+    noise, _, sigmas = pack.DDIMInvert(model=model, **inputs)
+    back = sample_custom(model, case.positive, sigmas, noise)["samples"]
+    if schedule == "official":
+        back = back / (1 + sigmas[-1] ** 2).sqrt()  # a stock sampler leaves the latent in the scale of its last sigma
+    error = relative_error(back, case.content["samples"])
+    [recording] = pack.CaptureSelfAttention(model=model)
+    _, features, _ = pack.DDIMInvert(model=recording, **inputs)
+    [injected] = pack.InjectStyleKV(model=model, content_features=features, style_features=features)
+    for m in (model, injected):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="styleid"):
+            again, _, _ = pack.DDIMInvert(model=m, round_trip=True, **inputs)
+        assert torch.equal(again["samples"], noise["samples"])
+        [told] = re.findall(r"round trip of \d+ steps ends ([\d.]+)% away", caplog.text)
+        assert float(told) == pytest.approx(100 * error, abs=0.006)

@@ -9,7 +9,7 @@ import nodes
 INPUTS = {
     "CaptureSelfAttention": {"model": None, "blocks": "auto", "feature_dtype": "auto", "feature_device": "auto"},
     "DDIMInvert": {"model": None, "latent": None, "positive": None, "steps": 50, "schedule": "official", "denoise": 1.0,
-                   "refine": 0, "inversion": "ddim"},
+                   "refine": 0, "inversion": "ddim", "round_trip": False},
     "FireFlowSampler": {},
     "LatentAdaIN": {"content": None, "style": None, "color_strength": 1.0, "mask": None, "style_mask": None},
     "InjectStyleKV": {"model": None, "content_features": None, "style_features": None, "gamma": 0.75, "temperature": 1.5,

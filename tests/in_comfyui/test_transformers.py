@@ -102,7 +102,7 @@ def test_recompute_holds_one_block_at_a_time(pack, pack_module, monkeypatch):
     assert "styleid" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_fireflow(pack, model, family):
+def test_fireflow(pack, model, family, caplog):
     """In five nodes and in one, kept and recomputed."""
     positive, settings = prompt(family, TOKENS), dict(steps=STEPS, inversion="fireflow")
     if family == "cosmos_predict2":
@@ -118,12 +118,15 @@ def test_fireflow(pack, model, family):
     with pytest.raises(ValueError, match="Use FireFlow Sampler for the inversion fireflow"):
         sample_custom(m, positive, sigmas, start)
     [sampler] = pack.FireFlowSampler()
+    with caplog.at_level("INFO", logger="styleid"):
+        pack.DDIMInvert(model=model, latent=content, positive=positive, round_trip=True, **settings)
+    back = sample_custom(model, positive, sigmas, noise, sampler=sampler)["samples"]
+    assert f"ends {100 * relative_error(back, content['samples']):.2f}% away" in caplog.text
     five = sample_custom(m, positive, sigmas, start, sampler=sampler)["samples"]
     inputs = dict(model=model, content=content, style=style, positive=positive, **settings)
     assert relative_error(stylize(pack, **inputs)["samples"], five) < 1e-5
     assert relative_error(stylize(pack, feature_device="recompute", **inputs)["samples"], five) < 1e-5
     assert relative_error(stylize(pack, **inputs | {"inversion": "ddim"})["samples"], five) > 1e-4
-
 
 def test_the_automatic_temperature_of_own_keys_is_one(pack, pack_module, model, family):
     noise, features, sigmas = inverted(pack, model, family, CONTENT, 1)

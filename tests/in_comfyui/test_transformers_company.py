@@ -1,6 +1,8 @@
 """Transformers with what else people connect: LoRAs, ControlNets, pictures to edit, guidance, and other packs."""
 
+import importlib
 import threading
+from itertools import product
 
 import comfy.cldm.dit_embedder
 import comfy.controlnet
@@ -121,6 +123,24 @@ def test_the_controlnet_of_z_image(pack):
     [controlled] = QwenImageDiffsynthControlnet().diffsynth_controlnet(model, ModelPatcher(network, cpu, cpu), vae, picture, 1.0)
     changed = check_formula(pack, controlled, "z_image", positive, picture_of("z_image", CONTENT))
     assert relative_error(changed, inverted(pack, model, "z_image", CONTENT, 1)[0]["samples"]) > 1e-3
+
+
+@pytest.mark.skipif("anima" not in KNOWN, reason="this ComfyUI does not serve Anima's attention")
+def test_the_controlnet_of_anima(pack):
+    """LLLite: patches of what enters queries, keys and values."""
+    nodes, lllite = (importlib.import_module(name) for name in ("comfy_extras.nodes_model_patch", "comfy.ldm.anima.lllite"))
+    model, cpu, positive, conditioning = load_transformer("anima"), torch.device("cpu"), prompt("anima", TOKENS), "lllite_conditioning1"
+    shapes = {f"{conditioning}.conv1.weight": (8, 3, 4, 4), f"{conditioning}.conv3.weight": (16, 8, 4, 4),
+              f"{conditioning}.proj.weight": (12, 16, 1, 1)}
+    for number, name in product(range(3), "qkv"):
+        shapes |= {f"lllite_dit_blocks_{number}_self_attn_{name}_proj.{part}.weight": shape
+                   for part, shape in (("down", (6, 64)), ("cond_to_film", (12, 12)))}
+    weights = {name: torch.empty(shape) for name, shape in shapes.items()}
+    network = lllite.AnimaLLLite(weights, {}, dtype=torch.float32, operations=OPERATIONS)
+    picture = torch.rand(1, 8 * CONTENT[0], 8 * CONTENT[1], 3)
+    [controlled] = nodes.AnimaLLLiteApply().apply_patch(model, ModelPatcher(seeded(network), cpu, cpu), picture, 1.0, 0.0, 1.0)
+    changed = check_formula(pack, controlled, "anima", positive, picture_of("anima", CONTENT))
+    assert relative_error(changed, inverted(pack, model, "anima", CONTENT, 1)[0]["samples"]) > 1e-3
 
 
 def test_guidance_in_two_calls(pack, model, family, monkeypatch):
