@@ -13,7 +13,7 @@ from cases import all_transfers
 from PIL import Image
 
 from tools.demo.draw_style import STYLES, draw
-from tools.demo.measures import color_distance, fine_energy, psnr, saturation, structure_distance, texture_distance
+from tools.demo.measures import color_distance, fine_energy, psnr, saturation, share_left, structure_distance, texture_distance
 from tools.demo.transfer import Transfer, as_image, sample_custom
 from tools.miniature.unet import conditioning
 from tools.pack import stylize
@@ -74,7 +74,7 @@ def test_inversion_and_sampling_give_the_content_back(pack, contents, measured):
 
 def moved(distance, before: torch.Tensor, after: torch.Tensor, styles: torch.Tensor) -> float:
     """Mean over contents and styles of the share of the distance to the style that is left; before (B, ...), after (S, B, ...)."""
-    left = [distance(x, style.expand_as(x)) / distance(before, style.expand_as(before)) for x, style in zip(after, styles)]
+    left = [share_left(distance, before, x, style) for x, style in zip(after, styles)]
     return torch.stack(left).mean().item()
 
 

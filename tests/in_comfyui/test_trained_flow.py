@@ -8,7 +8,7 @@ from cases import all_transfers
 from PIL import Image
 
 from tools.demo.draw_style import STYLES, broader, draw
-from tools.demo.measures import color_distance, psnr, structure_distance, texture_distance
+from tools.demo.measures import color_distance, psnr, share_left, structure_distance, texture_distance
 from tools.demo.transfer import Transfer, as_image
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def results(transfer, contents, styles):
 
 def left(distance, before: torch.Tensor, after: torch.Tensor, styles: torch.Tensor) -> float:
     """Mean over contents and styles of the share of the distance to the style that is left, between originals."""
-    shares = [distance(x, style.expand_as(x)) / distance(before, style.expand_as(before)) for x, style in zip(after, styles)]
+    shares = [share_left(distance, before, x, style) for x, style in zip(after, styles)]
     return torch.stack(shares).mean().item()
 
 

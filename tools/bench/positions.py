@@ -8,7 +8,7 @@ import tools.in_process  # noqa: F401
 # isort: split
 from ..demo.draw_style import STYLES, broader, draw
 from ..demo.figures import BROADER, PLACES
-from ..demo.measures import color_distance, structure_distance, texture_distance
+from ..demo.measures import color_distance, share_left, structure_distance, texture_distance
 from ..demo.transfer import Transfer, as_image
 from ..host import ROOT
 from ..pack import load_pack
@@ -30,9 +30,10 @@ def main():
             distances = []
             for style, picture in zip(styles, painted):
                 result = transfer.decode(transfer.stylize(content, style, positions=place)).movedim(-1, 1)
-                wanted = picture.movedim(-1, 1).expand_as(result)
-                left = [distance(result, wanted) / distance(contents, wanted) for distance in (texture_distance, color_distance)]
-                distances.append(torch.stack([*left, structure_distance(result, contents), structure_distance(result, wanted)]).mean(1))
+                wanted = picture.movedim(-1, 1)
+                left = [share_left(distance, contents, result, wanted) for distance in (texture_distance, color_distance)]
+                structure = [structure_distance(result, each) for each in (contents, wanted.expand_as(result))]
+                distances.append(torch.stack([*left, *structure]).mean(1))
             rows.append([str(side), name, *(f"{value:.2f}" for value in torch.stack(distances).mean(0).tolist())])
         print_table(HEAD, rows)
 

@@ -17,7 +17,7 @@ from styleid_core.metrics.cfsd import cfsd
 from styleid_core.metrics.networks import load_lpips, load_vgg19
 
 from ..demo.draw_style import STYLES, draw
-from ..demo.measures import color_distance, psnr, structure_distance, texture_distance
+from ..demo.measures import color_distance, psnr, share_left, structure_distance, texture_distance
 from ..demo.transfer import Inverted, Transfer, as_image
 from ..host import ROOT
 from ..pack import load_pack
@@ -48,8 +48,7 @@ def distances(results: list[torch.Tensor], contents: torch.Tensor, styles: torch
     lpips, vgg = networks
     rows = []
     for style, result in zip(styles, results):
-        wanted = style.expand_as(result)
-        left = [(distance(result, wanted) / distance(contents, wanted)).mean() for distance in (color_distance, texture_distance)]
+        left = [share_left(distance, contents, result, style).mean() for distance in (color_distance, texture_distance)]
         kept = torch.tensor([cfsd(a, b, vgg).mean for a, b in zip(contents, result)]).mean()
         rows.append(torch.stack([structure_distance(result, contents).mean(), *left, lpips(result, contents).mean(), kept]))
     *values, kept = torch.stack(rows).mean(0).tolist()

@@ -4,12 +4,19 @@ Every distance is one value for each picture of the batch; 0 means equal in that
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 
 SCALES = (1.0, 2.0)  # pixels
 ORIENTATIONS = tuple(math.pi * i / 4 for i in range(4))
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def share_left(distance: Callable, before: torch.Tensor, after: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Of the `distance` from `before` to `wanted` (1 or B, 3, H, W), what is left in `after`."""
+    wanted = wanted.expand_as(after)
+    return distance(after, wanted) / distance(before, wanted)
 
 
 def psnr(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
