@@ -18,11 +18,12 @@ from styleid_core.metrics.networks import load_lpips
 from tools.demo.draw_style import STYLES, draw
 from tools.demo.measures import fine_energy
 from tools.host import ROOT
-from tools.miniature.flow import new_flow
+from tools.miniature.flow import CHANNELS, new_flow
 from tools.miniature.unet import WEIGHTS, load_trained_unet
 from tools.training.autoencoder import shipped_autoencoder
 from tools.training.decoder import decoder_task, restoration
 from tools.training.flow import flow_task
+from tools.training.flow_autoencoder import flow_autoencoder_task, widened
 from tools.training.loop import Task, train
 from tools.training.pictures import find_pictures, load_squares, random_crops
 from tools.training.report import save_network, write_report
@@ -123,7 +124,7 @@ def test_fine_energy_is_power_above_a_quarter_of_nyquists_frequency():
 
 SHARED = """
 import torch, torch.distributed
-from tools.training.loop import own_part, Task, train
+from tools.training.loop import gathered, own_part, Task, train
 from pathlib import Path
 
 def loss(network, generator):
@@ -132,6 +133,7 @@ def loss(network, generator):
 
 if torch.distributed.is_torchelastic_launched():
     torch.distributed.init_process_group("gloo")
+assert gathered(own_part(list(range(5)))[0]) == list(range(5))
 torch.manual_seed(0)
 train(Task("line", torch.nn.Linear(2, 1), loss, lambda network: 0.0), Path(FOLDER), 20, 0.05, 0, torch.device("cpu"), every=20)
 """
@@ -152,12 +154,32 @@ def test_processes_that_share_each_batch_train_as_one_would(tmp_path):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(trained[0].values(), trained[1].values()))
 
 
+def test_a_widened_autoencoder_knows_what_it_knew():
+    narrow, wide, x = shipped_autoencoder(), widened(shipped_autoencoder(), CHANNELS, 0), torch.rand(1, 3, 32, 32)
+    with torch.inference_mode():
+        z = wide[0](x)
+        z[:, 4:] = 0
+        assert torch.allclose(z[:, :4], narrow[0](x), atol=1e-5) and torch.allclose(wide[1](z), narrow[1](z[:, :4]), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_flow_autoencoder_learns_what_the_narrow_one_lost(tmp_path, weights):
+    """Green, on one picture, in a few steps."""
+    draw(STYLES["waves"]).save(tmp_path / "waves.jpg")
+    cpu, pictures = torch.device("cpu"), [tmp_path / "waves.jpg"]
+    lpips = load_lpips(weights, cpu).call
+    train(flow_autoencoder_task(pictures, pictures, pictures, lpips, 0, cpu), tmp_path, 30, 1e-3, 0, cpu, every=10)
+    rows = [float(row["loss"]) for row in csv.DictReader((tmp_path / "flow_autoencoder.csv").open())]
+    assert rows[-1] < 0.9 * rows[0]
+
+
 @pytest.mark.slow
 def test_the_flow_transformer_learns(tmp_path):
     """On one picture, in a few steps: the loss falls, and what is saved is what ComfyUI loads."""
     draw(STYLES["embers"]).save(tmp_path / "embers.jpg")
     cpu, pictures = torch.device("cpu"), [tmp_path / "embers.jpg"]
-    network = train(flow_task(shipped_autoencoder()[0], pictures, pictures, tmp_path, 0, cpu), tmp_path, 30, 1e-2, 0, cpu, every=10)
+    encoder = widened(shipped_autoencoder(), CHANNELS, 0)[0]
+    network = train(flow_task(encoder, pictures, pictures, tmp_path, 0, cpu), tmp_path, 30, 1e-2, 0, cpu, every=10)
     rows = [float(row["loss"]) for row in csv.DictReader((tmp_path / "flow.csv").open())]
     assert rows[-1] < 0.8 * rows[0]
     save_network(network, tmp_path / "flow.safetensors")

@@ -114,6 +114,15 @@ def test_with_files_each_picture_is_inverted_once(server, history, tmp_path, con
     assert inverted == {"content": contents, "style": styles}
 
 
+def test_the_built_in_transformer_is_evaluated_with_its_positions(server, protocol, history, tmp_path):
+    command = [*protocol, "--server", server.url, "--steps", "2"]
+    assert main([*command, "--built-in", "transformer"]) == 0
+    assert pictures(tmp_path).keys() == NAMES
+    inputs, _, _ = history()[0]
+    assert inputs["inject"]["model"] == inputs["capture"]["model"] == ["positions", 0]
+    assert main(command) == 1, "the folder was begun with another model"
+
+
 @pytest.mark.slow
 def test_a_killed_servers_pairs_go_to_the_other(server, protocol, history, tmp_path):
     with serve(running_host(), tmp_path / "second") as second:

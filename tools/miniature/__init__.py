@@ -62,8 +62,9 @@ class StyleIDDemoTransformer(io.ComfyNode):
 
     @classmethod
     def execute(cls, family=TRAINED) -> io.NodeOutput:
-        model, positive = (load_trained_flow(), conditioning()) if family == TRAINED else (load_transformer(family), prompt(family))
-        return io.NodeOutput(model, positive, load_autoencoder())
+        trained = family == TRAINED
+        model, positive = (load_trained_flow(), conditioning()) if trained else (load_transformer(family), prompt(family))
+        return io.NodeOutput(model, positive, load_autoencoder(flow=trained))
 
 
 class StyleIDDemoControlNet(io.ComfyNode):

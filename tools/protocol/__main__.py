@@ -40,7 +40,9 @@ def parse_arguments(arguments: list[str] | None):
     parser.add_argument("--content", type=Path, required=True, metavar="DIR")
     parser.add_argument("--style", type=Path, required=True, metavar="DIR")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="what is there already is not made again")
-    parser.add_argument("--checkpoint", metavar="FILE", help="an SD checkpoint, with --server its name there (default: the built-in model)")
+    parser.add_argument("--checkpoint", metavar="FILE", help="an SD checkpoint, with --server its name there (default: a built-in model)")
+    parser.add_argument("--built-in", choices=("unet", "transformer"), default="unet",
+                        help="which model, where no checkpoint is named; the transformer sees styles where StyleID Positions puts them")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--server", type=server_url, action="append", default=[], metavar="URL",
                        help="a running ComfyUI with this pack; several share the work (default: one is started)")
@@ -100,7 +102,7 @@ def evaluate(options):
     contents, unreadable_contents = readable_pictures(options.content)
     styles, unreadable_styles = readable_pictures(options.style)
     method = Method(options.checkpoint and Path(options.checkpoint).name, options.side, options.steps, options.blocks, options.schedule,
-                    options.gamma_curve, options.color_strength, options.refine)
+                    options.gamma_curve, options.color_strength, options.refine, options.built_in)
     out = options.out.resolve()
     check_method(out, method)
     settings = [Setting(*point) for point in product(options.gamma, options.temperature)]

@@ -4,18 +4,24 @@ from ..workflow import saving
 from .method import Method, Setting
 
 SAVE = "save"
+POSITIONS = {"place": "diagonal", "high_frequencies": 0.5, "low_frequencies": 1.5}  # the node's defaults
 
 
 def node(class_type: str, **inputs) -> dict:
     return {"class_type": class_type, "inputs": inputs}
 
 
-def model_nodes(checkpoint: str | None) -> tuple[dict, dict[str, list]]:
+def model_nodes(method: Method) -> tuple[dict, dict[str, list]]:
     """(nodes, where MODEL, CONDITIONING of an empty prompt and VAE come out)."""
-    if checkpoint is None:
-        return {"model": node("StyleIDDemoModel")}, {"model": ["model", 0], "positive": ["model", 1], "vae": ["model", 2]}
-    nodes = {"model": node("CheckpointLoaderSimple", ckpt_name=checkpoint), "prompt": node("CLIPTextEncode", clip=["model", 1], text="")}
-    return nodes, {"model": ["model", 0], "positive": ["prompt", 0], "vae": ["model", 2]}
+    if method.checkpoint is not None:
+        nodes = {"model": node("CheckpointLoaderSimple", ckpt_name=method.checkpoint),
+                 "prompt": node("CLIPTextEncode", clip=["model", 1], text="")}
+        return nodes, {"model": ["model", 0], "positive": ["prompt", 0], "vae": ["model", 2]}
+    source = {"model": ["model", 0], "positive": ["model", 1], "vae": ["model", 2]}
+    if method.built_in == "unet":
+        return {"model": node("StyleIDDemoModel")}, source
+    nodes = {"model": node("StyleIDDemoTransformer"), "positions": node("StyleIDPositions", model=["model", 0], **POSITIONS)}
+    return nodes, source | {"model": ["positions", 0]}
 
 
 def inversion_nodes(name: str, picture: str, method: Method, positive: list, vae: list) -> dict:
@@ -57,7 +63,7 @@ def make_prompt(method: Method, content: str, style: str, setting: Setting) -> d
 
     Only the nodes from "inject" on depend on the setting: ComfyUI keeps the inversions from one prompt to the next.
     """
-    nodes, source = model_nodes(method.checkpoint)
+    nodes, source = model_nodes(method)
     positive, vae = source["positive"], source["vae"]
     curve = {}
     if method.gamma_curve is not None:

@@ -14,8 +14,8 @@ from ..host import HostError, say
 
 
 class Method(NamedTuple):
-    """What all pictures of a folder have in common; checkpoint is a name that ComfyUI lists, or None for the built-in model, and
-    gamma_curve what StyleID Curve gets: shape, start, end.
+    """What all pictures of a folder have in common; checkpoint is a name that ComfyUI lists, or None for a model that is `built_in`
+    ("unet", "transformer"), and gamma_curve what StyleID Curve gets: shape, start, end.
     """
     checkpoint: str | None
     side: int
@@ -25,6 +25,7 @@ class Method(NamedTuple):
     gamma_curve: tuple[str, float, float] | None = None
     color_strength: float = 1.0
     refine: int = 0
+    built_in: str = "unet"
 
 
 class Setting(NamedTuple):

@@ -18,15 +18,16 @@ from ..miniature.unet import WEIGHTS, load_trained_unet
 from .autoencoder import autoencoder_task, shipped_autoencoder
 from .decoder import decoder_task, restoration
 from .flow import flow_task
+from .flow_autoencoder import flow_autoencoder_task
 from .loop import train, workers
 from .pictures import draw_pictures, find_pictures, load_squares
 from .report import write_flow_report, write_report
 from .unet import unet_task
 
-AUTOENCODER_RATE, DECODER_RATE, UNET_RATE, FLOW_RATE = 5e-4, 5e-4, 6e-4, 1e-3
+AUTOENCODER_RATE, DECODER_RATE, UNET_RATE, FLOW_AUTOENCODER_RATE, FLOW_RATE = 5e-4, 5e-4, 6e-4, 8e-4, 1e-3
 DRAWN, STROKES, BROAD = 96, 192, 96
 STROKE_WIDTHS, BROAD_WIDTHS = (4, 12), (10, 22)  # pixels, with up to 5 more
-WORK = ROOT / ".dev" / "training"
+WORK, SHOWN = ROOT / ".dev" / "training", ROOT / "tests" / "pictures"
 
 
 def parse_arguments():
@@ -37,8 +38,10 @@ def parse_arguments():
     parser.add_argument("--autoencoder-steps", type=int, default=10000)
     parser.add_argument("--decoder-steps", type=int, default=2450)
     parser.add_argument("--unet-steps", type=int, default=11500)
+    parser.add_argument("--flow-autoencoder-steps", type=int, default=5500)
     parser.add_argument("--flow-steps", type=int, default=15000)
-    parser.add_argument("--flow-only", action="store_true", help="train the transformer on the shipped encoder's latents; the rest stays")
+    parser.add_argument("--flow-only", action="store_true",
+                        help="train the transformer, and its autoencoder from the shipped one; the rest stays")
     parser.add_argument("--processes", type=int, default=1, help="that share each batch of --flow-only, with one thread each")
     parser.add_argument("--decoder-only", action="store_true", help="train the shipped decoder on; the encoder and the UNet stay")
     parser.add_argument("--seed", type=int, default=0)
@@ -63,12 +66,16 @@ def main(options):
     if options.flow_only:
         broad = draw_pictures(options.folder / "broad", BROAD, options.seed + 2, BROAD_WIDTHS)
         training += strokes + broad
-        task = flow_task(shipped_autoencoder()[0], training, held_back, options.folder, options.seed, device)
+        task = flow_autoencoder_task(training, strokes, held_back, lpips.call, options.seed, device)
+        autoencoder = trained(task, options.flow_autoencoder_steps, FLOW_AUTOENCODER_RATE)
+        task = flow_task(autoencoder[0], training, held_back, options.folder, options.seed, device)
         flow = trained(task, options.flow_steps, FLOW_RATE)
         if workers()[0] == 0:
-            facts = {"found": facts["found"], "painted": len(drawn + strokes + broad), "held_back": len(held_back),
-                     "seed": options.seed, "processes": options.processes}
-            write_flow_report(flow, options.folder, WEIGHTS, facts, device)
+            with torch.inference_mode():
+                facts = {"found": facts["found"], "painted": len(drawn + strokes + broad), "held_back": len(held_back),
+                         "seed": options.seed, "processes": options.processes,
+                         **restoration(autoencoder, load_squares(held_back, 256), lpips.call, device)}
+            write_flow_report(autoencoder, flow, options.folder, WEIGHTS, facts, device, SHOWN)
         return
     if options.decoder_only:
         autoencoder, unet = shipped_autoencoder(), load_trained_unet().model.diffusion_model
@@ -81,7 +88,7 @@ def main(options):
 
     with torch.inference_mode():
         facts |= restoration(autoencoder, load_squares(held_back, 256), lpips.call, device)
-    write_report(autoencoder, unet, options.folder, WEIGHTS, facts, device, ROOT / "tests" / "pictures")
+    write_report(autoencoder, unet, options.folder, WEIGHTS, facts, device, SHOWN)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from comfy.taesd.taesd import Block, Decoder, Encoder
 from safetensors.torch import load_file
 
 from ..demo.measures import psnr
-from ..miniature.unet import WEIGHTS
+from ..miniature.autoencoder import AUTOENCODER
 from .loop import Task
 from .pictures import load_pictures, load_squares, random_crops, to_float
 
@@ -20,9 +20,9 @@ LATENT_NOISE = 0.05  # the decoder must bear what a sampler leaves over
 LATENT_WEIGHT = 0.01
 
 
-def new_autoencoder(seed: int) -> torch.nn.Sequential:
+def new_autoencoder(seed: int, channels: int = 4) -> torch.nn.Sequential:
     torch.manual_seed(seed)
-    network = torch.nn.Sequential(Encoder(), Decoder())
+    network = torch.nn.Sequential(Encoder(channels), Decoder(channels))
     for parameter in network.parameters():
         if parameter.ndim > 1:
             torch.nn.init.kaiming_normal_(parameter)
@@ -34,9 +34,9 @@ def new_autoencoder(seed: int) -> torch.nn.Sequential:
     return network.to(memory_format=torch.channels_last)
 
 
-def shipped_autoencoder() -> torch.nn.Sequential:
-    network = new_autoencoder(0)
-    state = load_file(WEIGHTS / "autoencoder.safetensors")
+def shipped_autoencoder(path: Path = AUTOENCODER) -> torch.nn.Sequential:
+    state = load_file(path)
+    network = new_autoencoder(0, len(state["taesd_encoder.14.weight"]))
     network.load_state_dict({name.replace("taesd_encoder", "0").replace("taesd_decoder", "1"): tensor for name, tensor in state.items()
                              if name.startswith("taesd")})
     return network.requires_grad_(False)
@@ -52,9 +52,7 @@ def autoencoder_task(training: list[Path], held_back: list[Path], seed: int, dev
         with torch.autocast(device.type, torch.bfloat16):
             z = encoder(x)
             restored = decoder(z + noise)
-        z = z.float()
-        spread = z.mean((0, 2, 3)).square() + (z.std((0, 2, 3)) - LATENT_STD).square()
-        return (restored.float() - x).square().mean() + LATENT_WEIGHT * spread.mean()
+        return (restored.float() - x).square().mean() + LATENT_WEIGHT * latent_error(z.float())
 
     def validate(network):
         encoder, decoder = network
@@ -65,13 +63,19 @@ def autoencoder_task(training: list[Path], held_back: list[Path], seed: int, dev
     return Task("autoencoder", new_autoencoder(seed), loss, validate)
 
 
-def prepare(crops: torch.Tensor, generator: torch.Generator, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 crops (B, 3, H, W) as what to restore, mirrored half of the time, and the noise (B, 4, H / 8, W / 8) for its latent."""
+def latent_error(z: torch.Tensor) -> torch.Tensor:
+    """How far each channel of latents (B, C, H, W) is from a mean of 0 and its deviation."""
+    return (z.mean((0, 2, 3)).square() + (z.std((0, 2, 3)) - LATENT_STD).square()).mean()
+
+
+def prepare(crops: torch.Tensor, generator: torch.Generator, device: torch.device, channels: int = 4,
+            noise: float = LATENT_NOISE) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 crops (B, 3, H, W) as what to restore, mirrored half of the time, and the noise (B, channels, H / 8, W / 8) for its latent."""
     if torch.rand(1, generator=generator) < 0.5:
         crops = crops.flip(-1)
     batch, _, height, width = crops.shape
-    noise = LATENT_NOISE * torch.randn(batch, 4, height // 8, width // 8, generator=generator)
-    return to_float(crops.to(device)).contiguous(memory_format=torch.channels_last), noise.to(device)
+    noises = noise * torch.randn(batch, channels, height // 8, width // 8, generator=generator)
+    return to_float(crops.to(device)).contiguous(memory_format=torch.channels_last), noises.to(device)
 
 
 def encode_all(encoder: torch.nn.Module, pictures: Iterable[torch.Tensor], device: torch.device) -> list[torch.Tensor]:

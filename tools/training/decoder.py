@@ -29,21 +29,30 @@ def decoder_task(autoencoder: torch.nn.Sequential, training: list[Path], strokes
     test = load_squares(held_back, 256)
 
     def loss(decoder, generator):
-        crops = torch.cat([random_crops(source, count, CROP, generator)[0]
-                           for source, count in ((pictures, BATCH - STROKES_IN_BATCH), (drawn, STROKES_IN_BATCH))])
-        x, noise = prepare(crops, generator, device)
+        x, noise = prepare(crops_with_strokes(pictures, drawn, generator), generator, device)
         with torch.autocast(device.type, torch.bfloat16):
             with torch.no_grad():
                 z = encoder(x)
             restored = decoder(z + noise).float()
-        top, left = torch.randint(LPIPS_STRIDE, (2,), generator=generator).tolist()
-        distance = lpips(restored[..., top:, left:], x[..., top:, left:]).mean()
-        return (1 - LPIPS_SHARE) * (restored - x).abs().mean() + LPIPS_SHARE * distance
+        return perceptual_error(restored, x, lpips, LPIPS_SHARE, generator)
 
     def validate(decoder):
         return restoration(torch.nn.Sequential(encoder, decoder), test, lpips, device)["lpips"]
 
     return Task("decoder", decoder, loss, validate, AVERAGE_DECAY)
+
+
+def crops_with_strokes(pictures: list[torch.Tensor], drawn: list[torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+    """A batch of uint8 crops, some of them of pictures `drawn` by the script."""
+    counts = ((pictures, BATCH - STROKES_IN_BATCH), (drawn, STROKES_IN_BATCH))
+    return torch.cat([random_crops(source, count, CROP, generator)[0] for source, count in counts])
+
+
+def perceptual_error(restored: torch.Tensor, x: torch.Tensor, lpips: Distance, share: float, generator: torch.Generator) -> torch.Tensor:
+    """Absolute error, and LPIPS for a `share` of it."""
+    top, left = torch.randint(LPIPS_STRIDE, (2,), generator=generator).tolist()
+    distance = lpips(restored[..., top:, left:], x[..., top:, left:]).mean()
+    return (1 - share) * (restored - x).abs().mean() + share * distance
 
 
 def restoration(autoencoder: torch.nn.Sequential, pictures: torch.Tensor, lpips: Distance, device: torch.device) -> dict[str, float]:

@@ -13,7 +13,7 @@ from .loop import Task, own_part
 from .pictures import load_squares
 from .unet import random_batch, training_latents
 
-BATCHES = ((16, 64), (16, 64), (24, 24), (32, 12))  # (latent side, batch), in turn
+BATCHES = ((16, 64), (24, 28), (32, 16), (48, 8))  # (latent side, batch), in turn
 SHARES = {"photograph": 0.3, "western painting": 0.17, "chinese painting": 0.18, "empty prompt": 0.35}  # of the samples; the last are drawn
 VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 

@@ -2,7 +2,8 @@
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,17 +30,26 @@ def workers() -> tuple[int, int]:
     return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if torch.distributed.is_initialized() else (0, 1)
 
 
-def own_part(*batches: torch.Tensor) -> list[torch.Tensor]:
+def own_part(*batches: Sequence) -> list[Sequence]:
     """This process's part of a batch, which all of them draw alike."""
     rank, number = workers()
     return [batch[rank::number] for batch in batches]
 
 
+def gathered(part: list) -> list:
+    """The list of which each process has its `own_part`."""
+    parts = [part] * workers()[1]
+    if len(parts) > 1:
+        torch.distributed.all_gather_object(parts, part)
+    return [item for items in zip_longest(*parts) for item in items if item is not None]
+
+
 def average_gradients(network: torch.nn.Module):
     gradients = [parameter.grad for parameter in network.parameters()]
-    flat = torch.nn.utils.parameters_to_vector(gradients)
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
     torch.distributed.all_reduce(flat)
-    torch.nn.utils.vector_to_parameters(flat / workers()[1], gradients)
+    for gradient, mean in zip(gradients, (flat / workers()[1]).split([gradient.numel() for gradient in gradients])):
+        gradient.copy_(mean.view(gradient.shape))
 
 
 def rate_factor(step: int, steps: int) -> float:

@@ -11,18 +11,18 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from ..miniature.autoencoder import AUTOENCODER, FLOW_AUTOENCODER
 from .pictures import load_squares, to_float
 
 SCALE = 0.18215  # of SD 1.x latents, which the UNet sees as the encoder gives them
 
 
-def save_weights(autoencoder: torch.nn.Sequential, unet: torch.nn.Module, folder: Path):
+def save_autoencoder(autoencoder: torch.nn.Sequential, path: Path):
     encoder, decoder = autoencoder
     parts = {"taesd_encoder": encoder.state_dict(), "taesd_decoder": decoder.state_dict(),
              "vae": {"vae_scale": torch.tensor(SCALE), "vae_shift": torch.tensor(0.0)}}
     save_file({key if part == "vae" else f"{part}.{key}": half(value) for part, state in parts.items() for key, value in state.items()},
-              folder / "autoencoder.safetensors")
-    save_network(unet, folder / "unet.safetensors")
+              path)
 
 
 def save_network(network: torch.nn.Module, path: Path):
@@ -74,19 +74,27 @@ def write_card(logs: dict[str, dict], facts: dict[str, float], device: torch.dev
         steps=steps, machine=machine, torch=torch.__version__, python=platform.python_version(), **facts))
 
 
-def write_flow_report(network: torch.nn.Module, run: Path, folder: Path, facts: dict[str, float], device: torch.device):
-    """Weights, log and card of the transformer; `facts` say how many pictures were `found`, `painted` by the script and `held_back`, the
-    `seed`, and how many `processes` there were.
+def write_flow_report(autoencoder: torch.nn.Sequential, network: torch.nn.Module, run: Path, folder: Path, facts: dict[str, float],
+                      device: torch.device, pictures: Path):
+    """Weights, logs and card of the transformer and its autoencoder; `pictures` are those to show.
+
+    `facts` say how many pictures were `found`, `painted` by the script and `held_back`; the `psnr`, `lpips` and `fine_energy` that the
+    autoencoder reaches on these; the `seed`, and how many `processes` there were.
     """
     folder.mkdir(exist_ok=True)
+    save_autoencoder(autoencoder, folder / FLOW_AUTOENCODER.name)
     save_network(network, folder / "flow.safetensors")
-    shutil.copyfile(run / "flow.csv", folder / "flow.csv")
-    log = read_log(folder / "flow.csv")
+    logs = {}
+    for name in ("flow_autoencoder", "flow"):
+        shutil.copyfile(run / f"{name}.csv", folder / f"{name}.csv")
+        logs[name] = read_log(folder / f"{name}.csv")
     machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{facts['processes']} CPU cores, one process each"
     (folder / "flow.md").write_text(FLOW_CARD.format(
-        size=sum(parameter.numel() for parameter in network.parameters()) / 1e6, steps=int(log["step"][-1]),
-        hours=log["seconds"][-1] / 3600, loss=log["loss"][-1], reached=log["held_back"][-1], machine=machine, torch=torch.__version__,
-        python=platform.python_version(), **facts))
+        size=sum(parameter.numel() for parameter in network.parameters()) / 1e6, machine=machine, torch=torch.__version__,
+        python=platform.python_version(), steps=[int(log["step"][-1]) for log in logs.values()],
+        hours=[log["seconds"][-1] / 3600 for log in logs.values()], loss=[log["loss"][-1] for log in logs.values()],
+        reached=logs["flow"]["held_back"][-1], **facts))
+    draw_reconstructions(autoencoder, pictures, folder / "flow_reconstructions.jpg")
 
 
 def write_report(autoencoder: torch.nn.Sequential, unet: torch.nn.Module, run: Path, folder: Path, facts: dict[str, float],
@@ -97,7 +105,8 @@ def write_report(autoencoder: torch.nn.Sequential, unet: torch.nn.Module, run: P
     `held_back`; the `psnr` and `fine_energy` that the autoencoder reaches on these; the `seed`.
     """
     folder.mkdir(exist_ok=True)
-    save_weights(autoencoder, unet, folder)
+    save_autoencoder(autoencoder, folder / AUTOENCODER.name)
+    save_network(unet, folder / "unet.safetensors")
     logs = {}
     for name in ("autoencoder", "decoder", "unet"):
         if (run / f"{name}.csv").exists():
@@ -150,17 +159,28 @@ not part of the repository. StyleID's own 20 contents and 40 styles, and what th
 
 FLOW_CARD = """# A miniature flow transformer
 
-`flow.safetensors`: {size:.1f} million parameters in the layout of Lumina 2 and Z-Image (6 layers of 256 channels, 8 heads, tokens of 2 x 2
-latents), on the latents of the autoencoder beside it, so that StyleID can be seen on a transformer. It predicts the velocity of a rectified
-flow. Its prompts are those of the UNet. Weights are the exponential moving average (0.999), stored in float16.
+So that StyleID can be seen on a transformer. It has the prompts of the [UNet](README.md), and an autoencoder of its own.
 
-    python dev.py train --flow-only --images DIR --weights DIR --flow-steps {steps} --processes {processes} --seed {seed}
+- `flow_autoencoder.safetensors`: in TAESD's layout (8x smaller), that of the UNet with 8 channels instead of 4, trained on for absolute
+  error and LPIPS (AlexNet). Four channels keep neither green nor narrow strokes.
+- `flow.safetensors`: {size:.1f} million parameters in the layout of Lumina 2 and Z-Image (6 layers of 256 channels, 8 heads, tokens of
+  2 x 2 latents). It predicts the velocity of a rectified flow.
 
-| steps | hours | last training loss | held back: squared error of the velocity |
-|---|---|---|---|
-| {steps} | {hours:.2f} | {loss:.4f} | {reached:.4f} |
+Weights are the exponential moving average (0.995 and 0.999), stored in float16.
 
-On {machine}, PyTorch {torch}, Python {python}; bfloat16 autocast. Batches of latents of 16 x 16, 24 x 24 and 32 x 32, sigmas logit-normal.
+    python dev.py train --flow-only --images DIR --weights DIR --flow-autoencoder-steps {steps[0]} \\
+        --flow-steps {steps[1]} --processes {processes} --seed {seed}
+
+| | steps | hours | last training loss | held back |
+|---|---|---|---|---|
+| autoencoder | {steps[0]} | {hours[0]:.2f} | {loss[0]:.4f} | LPIPS {lpips:.3f}, PSNR {psnr:.2f} dB, fine energy {fine_energy:.2f} |
+| transformer | {steps[1]} | {hours[1]:.2f} | {loss[1]:.4f} | squared error of the velocity {reached:.4f} |
+
+On {machine}, PyTorch {torch}, Python {python}; bfloat16 autocast. Batches of latents from 16 x 16 to 48 x 48, sigmas logit-normal.
 A third of the samples are photographs, a third paintings, and a third are of the {painted} pictures of strokes that the script draws.
 {found} other pictures to train on and {held_back} held back, as for the [UNet](README.md).
+
+Above pictures that were not trained on, below what the autoencoder restores at 256 pixels:
+
+![reconstructions](flow_reconstructions.jpg)
 """

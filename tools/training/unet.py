@@ -6,7 +6,7 @@ import torch
 
 from ..miniature.unet import PROMPTS, TRAINED_UNET, load_unet, prompt_token
 from .autoencoder import encode_all
-from .loop import Task
+from .loop import Task, gathered, own_part
 from .pictures import load_pictures, load_squares, random_crops
 
 SHORT_SIDES = (160, 256, 384)
@@ -27,7 +27,8 @@ def training_latents(encoder: torch.nn.Module, paths: list[Path], folder: Path,
         latents = []
         for side in SHORT_SIDES:
             pictures = load_pictures(paths, (side,))
-            latents += encode_all(encoder, pictures, device) + encode_all(encoder, [picture.flip(-1) for picture in pictures], device)
+            pictures += [picture.flip(-1) for picture in pictures]
+            latents += gathered(encode_all(encoder, own_part(pictures)[0], device))
         known = {"encoded by": encoded_by, "latents": latents}
         torch.save(known, kept)
     return known["latents"], torch.tensor([label_of(path) for path in paths] * 2 * len(SHORT_SIDES))
