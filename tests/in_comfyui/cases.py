@@ -51,7 +51,7 @@ def invert_both(pack, model, case, schedule: str, content: dict | None = None, s
 
 
 def all_transfers(transfer, contents: torch.Tensor, styles: torch.Tensor):
-    """run(**options): (decoded (S, B, 3, H, W), latents (S, B, 4, h, w)) of every content in every style; each is run once."""
+    """run(**options): (decoded (S, B, 3, H, W), latents (S, B, C, h, w)) of every content in every style; each is run once."""
     with torch.inference_mode():
         content, inverted = transfer.invert(contents), [transfer.invert(style[None]) for style in styles]
     known = {}

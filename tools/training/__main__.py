@@ -1,4 +1,4 @@
-"""Train the demo's autoencoder, its decoder on for LPIPS, and the UNet; write weights, logs and pictures. Called by dev.py train."""
+"""Train the demo's networks: autoencoder, decoder, UNet, or the transformer and its autoencoder. Called by dev.py train."""
 
 import argparse
 import subprocess

@@ -1,6 +1,6 @@
 """The transformer's autoencoder: that of the UNet with twice the channels, trained on for absolute error and LPIPS.
 
-Four channels keep neither green nor narrow strokes. It shares the pictures of `loop.workers`.
+Four channels keep neither green nor narrow strokes. Processes share each batch of pictures.
 """
 
 from pathlib import Path
