@@ -19,6 +19,7 @@ from tools.client import fetch, free
 from tools.host import running_host
 from tools.protocol import servers
 from tools.protocol.__main__ import main
+from tools.protocol.graph import POSITIONS
 from tools.protocol.method import Method, Results, Setting, all_pairs
 from tools.server import serve
 
@@ -120,6 +121,8 @@ def test_the_built_in_transformer_is_evaluated_with_its_positions(server, protoc
     assert pictures(tmp_path).keys() == NAMES
     inputs, _, _ = history()[0]
     assert inputs["inject"]["model"] == inputs["capture"]["model"] == ["positions", 0]
+    declared = json.loads(asyncio.run(fetch(server.url, "/object_info/StyleIDPositions")))["StyleIDPositions"]["input"]["required"]
+    assert {name: options["default"] for name, (_, options) in declared.items() if name != "model"} == POSITIONS
     assert main(command) == 1, "the folder was begun with another model"
 
 

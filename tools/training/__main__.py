@@ -72,9 +72,8 @@ def main(options):
         flow = trained(task, options.flow_steps, FLOW_RATE)
         if workers()[0] == 0:
             with torch.inference_mode():
-                facts = {"found": facts["found"], "painted": len(drawn + strokes + broad), "held_back": len(held_back),
-                         "seed": options.seed, "processes": options.processes,
-                         **restoration(autoencoder, load_squares(held_back, 256), lpips.call, device)}
+                facts |= restoration(autoencoder, load_squares(held_back, 256), lpips.call, device)
+            facts |= {"painted": len(drawn + strokes + broad), "processes": options.processes}
             write_flow_report(autoencoder, flow, options.folder, WEIGHTS, facts, device, SHOWN)
         return
     if options.decoder_only:

@@ -34,9 +34,9 @@ def new_autoencoder(seed: int, channels: int = 4) -> torch.nn.Sequential:
     return network.to(memory_format=torch.channels_last)
 
 
-def shipped_autoencoder(path: Path = AUTOENCODER) -> torch.nn.Sequential:
-    state = load_file(path)
-    network = new_autoencoder(0, len(state["taesd_encoder.14.weight"]))
+def shipped_autoencoder() -> torch.nn.Sequential:
+    """That of the UNet."""
+    state, network = load_file(AUTOENCODER), new_autoencoder(0)
     network.load_state_dict({name.replace("taesd_encoder", "0").replace("taesd_decoder", "1"): tensor for name, tensor in state.items()
                              if name.startswith("taesd")})
     return network.requires_grad_(False)

@@ -39,6 +39,14 @@ def read_log(path: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
+def take_logs(names: tuple[str, ...], run: Path, folder: Path) -> dict[str, dict]:
+    """All logs of `folder`, after those that `run` has were copied there."""
+    for name in names:
+        if (run / f"{name}.csv").exists():
+            shutil.copyfile(run / f"{name}.csv", folder / f"{name}.csv")
+    return {name: read_log(folder / f"{name}.csv") for name in names}
+
+
 def draw_curves(logs: dict[str, dict], path: Path):
     figure, axes = plt.subplots(1, len(logs), figsize=(5 * len(logs), 3.4), layout="constrained")
     for axis, (name, log), label in zip(axes, logs.items(), ("PSNR, dB", "LPIPS", "mean squared error of the noise")):
@@ -84,10 +92,7 @@ def write_flow_report(autoencoder: torch.nn.Sequential, network: torch.nn.Module
     folder.mkdir(exist_ok=True)
     save_autoencoder(autoencoder, folder / FLOW_AUTOENCODER.name)
     save_network(network, folder / "flow.safetensors")
-    logs = {}
-    for name in ("flow_autoencoder", "flow"):
-        shutil.copyfile(run / f"{name}.csv", folder / f"{name}.csv")
-        logs[name] = read_log(folder / f"{name}.csv")
+    logs = take_logs(("flow_autoencoder", "flow"), run, folder)
     machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{facts['processes']} CPU cores, one process each"
     (folder / "flow.md").write_text(FLOW_CARD.format(
         size=sum(parameter.numel() for parameter in network.parameters()) / 1e6, machine=machine, torch=torch.__version__,
@@ -107,11 +112,7 @@ def write_report(autoencoder: torch.nn.Sequential, unet: torch.nn.Module, run: P
     folder.mkdir(exist_ok=True)
     save_autoencoder(autoencoder, folder / AUTOENCODER.name)
     save_network(unet, folder / "unet.safetensors")
-    logs = {}
-    for name in ("autoencoder", "decoder", "unet"):
-        if (run / f"{name}.csv").exists():
-            shutil.copyfile(run / f"{name}.csv", folder / f"{name}.csv")
-        logs[name] = read_log(folder / f"{name}.csv")
+    logs = take_logs(("autoencoder", "decoder", "unet"), run, folder)
     draw_curves(logs, folder / "loss.png")
     write_card(logs, facts, device, [autoencoder, unet], folder / "README.md")
     draw_reconstructions(autoencoder, pictures, folder / "reconstructions.jpg")
