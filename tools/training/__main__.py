@@ -46,6 +46,7 @@ def parse_arguments():
     parser.add_argument("--decoder-only", action="store_true", help="train the shipped decoder on; the encoder and the UNet stay")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=WORK, help="where checkpoints are kept; an interrupted run goes on from them")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where weights, logs and card go in the end (default: over those here)")
     return parser.parse_args()
 
 
@@ -74,7 +75,7 @@ def main(options):
             with torch.inference_mode():
                 facts |= restoration(autoencoder, load_squares(held_back, 256), lpips.call, device)
             facts |= {"painted": len(drawn + strokes + broad), "processes": options.processes}
-            write_flow_report(autoencoder, flow, options.folder, WEIGHTS, facts, device, SHOWN)
+            write_flow_report(autoencoder, flow, options.folder, options.out, facts, device, SHOWN)
         return
     if options.decoder_only:
         autoencoder, unet = shipped_autoencoder(), load_trained_unet().model.diffusion_model
@@ -87,7 +88,7 @@ def main(options):
 
     with torch.inference_mode():
         facts |= restoration(autoencoder, load_squares(held_back, 256), lpips.call, device)
-    write_report(autoencoder, unet, options.folder, WEIGHTS, facts, device, SHOWN)
+    write_report(autoencoder, unet, options.folder, options.out, facts, device, SHOWN)
 
 
 if __name__ == "__main__":

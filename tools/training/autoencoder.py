@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from ..demo.measures import psnr
 from ..miniature.autoencoder import AUTOENCODER
-from .loop import Task
+from .loop import Task, half_precision
 from .pictures import load_pictures, load_squares, random_crops, to_float
 
 CROP = 128
@@ -49,14 +49,14 @@ def autoencoder_task(training: list[Path], held_back: list[Path], seed: int, dev
     def loss(network, generator):
         x, noise = prepare(random_crops(pictures, BATCH, CROP, generator)[0], generator, device)
         encoder, decoder = network
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_precision(device):
             z = encoder(x)
             restored = decoder(z + noise)
         return (restored.float() - x).square().mean() + LATENT_WEIGHT * latent_error(z.float())
 
     def validate(network):
         encoder, decoder = network
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_precision(device):
             values = [psnr(decoder(encoder(x)).float(), x) for x in to_float(test).to(device).split(1)]
         return torch.cat(values).mean().item()
 
@@ -80,5 +80,5 @@ def prepare(crops: torch.Tensor, generator: torch.Generator, device: torch.devic
 
 def encode_all(encoder: torch.nn.Module, pictures: Iterable[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
     """Latents (4, H / 8, W / 8) of uint8 pictures, in the scale the UNet sees."""
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16):
+    with torch.inference_mode(), half_precision(device):
         return [encoder(to_float(x[None].to(device)).contiguous(memory_format=torch.channels_last))[0].float().cpu() for x in pictures]

@@ -10,7 +10,7 @@ import torch
 
 from ..demo.measures import fine_energy, psnr
 from .autoencoder import BATCH, CROP, SHORT_SIDES, prepare
-from .loop import Task
+from .loop import Task, half_precision
 from .pictures import load_pictures, load_squares, random_crops, to_float
 
 LPIPS_SHARE = 0.9  # of the loss; the rest is absolute error, which holds the colors
@@ -30,7 +30,7 @@ def decoder_task(autoencoder: torch.nn.Sequential, training: list[Path], strokes
 
     def loss(decoder, generator):
         x, noise = prepare(crops_with_strokes(pictures, drawn, generator), generator, device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_precision(device):
             with torch.no_grad():
                 z = encoder(x)
             restored = decoder(z + noise).float()
@@ -59,7 +59,7 @@ def restoration(autoencoder: torch.nn.Sequential, pictures: torch.Tensor, lpips:
     """Means over uint8 `pictures` (B, 3, H, W); the fine energy is a share of the picture's own."""
     values = []
     for x in to_float(pictures).to(device).split(1):
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_precision(device):
             restored = autoencoder(x).float().clamp(0, 1)
         values.append(torch.cat([psnr(restored, x), lpips(restored, x), fine_energy(restored) / fine_energy(x)]))
     return dict(zip(("psnr", "lpips", "fine_energy"), torch.stack(values).mean(0).tolist()))

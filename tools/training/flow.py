@@ -9,7 +9,7 @@ import torch
 from ..miniature.flow import DEVIATION, new_flow
 from ..miniature.unet import PROMPTS, prompt_token
 from .autoencoder import encode_all
-from .loop import Task, own_part
+from .loop import Task, half_precision, own_part
 from .pictures import load_squares
 from .unet import random_batch, training_latents
 
@@ -44,7 +44,7 @@ def flow_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Pa
     def errors(network, z, prompts, sigmas, noise):
         """Mean squared error of the predicted velocity of each sample."""
         sigma = sigmas.view(-1, 1, 1, 1)
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_precision(device):
             predicted = network((1 - sigma) * z + sigma * noise, sigmas, context=tokens[prompts], num_tokens=1)
         return (predicted.float() - (noise - z)).square().mean((1, 2, 3))
 

@@ -10,7 +10,7 @@ import torch
 from ..miniature.flow import CHANNELS
 from .autoencoder import LATENT_WEIGHT, SHORT_SIDES, latent_error, new_autoencoder, prepare, shipped_autoencoder
 from .decoder import Distance, crops_with_strokes, perceptual_error, restoration
-from .loop import Task, own_part
+from .loop import Task, half_precision, own_part
 from .pictures import load_pictures, load_squares
 
 LPIPS_SHARE = 0.25  # of the loss; a larger one invents detail before the new channels keep it
@@ -37,7 +37,7 @@ def flow_autoencoder_task(training: list[Path], strokes: list[Path], held_back: 
     def loss(network, generator):
         encoder, decoder = network
         x, noise = own_part(*prepare(crops_with_strokes(pictures, drawn, generator), generator, device, CHANNELS, LATENT_NOISE))
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_precision(device):
             z = encoder(x)
             restored = decoder(z + noise).float()
         return perceptual_error(restored, x, lpips, LPIPS_SHARE, generator) + LATENT_WEIGHT * latent_error(z.float())

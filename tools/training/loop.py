@@ -44,6 +44,15 @@ def gathered(part: list) -> list:
     return [item for items in zip_longest(*parts) for item in items if item is not None]
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def half_precision(device: torch.device) -> torch.autocast:
+    """bfloat16, where the processor has it: emulated, a step takes ten times as long."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16(device))
+
+
 def average_gradients(network: torch.nn.Module):
     gradients = [parameter.grad for parameter in network.parameters()]
     flat = torch.cat([gradient.flatten() for gradient in gradients])

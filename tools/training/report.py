@@ -12,6 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ..miniature.autoencoder import AUTOENCODER, FLOW_AUTOENCODER
+from ..miniature.unet import WEIGHTS
+from .loop import has_bfloat16
 from .pictures import load_squares, to_float
 
 SCALE = 0.18215  # of SD 1.x latents, which the UNet sees as the encoder gives them
@@ -40,10 +42,11 @@ def read_log(path: Path) -> dict[str, list[float]]:
 
 
 def take_logs(names: tuple[str, ...], run: Path, folder: Path) -> dict[str, dict]:
-    """All logs of `folder`, after those that `run` has were copied there."""
+    """All logs, now in `folder`: those of `run`, and the shipped ones of what it did not train."""
     for name in names:
-        if (run / f"{name}.csv").exists():
-            shutil.copyfile(run / f"{name}.csv", folder / f"{name}.csv")
+        source = (run if (run / f"{name}.csv").exists() else WEIGHTS) / f"{name}.csv"
+        if source.parent != folder:
+            shutil.copyfile(source, folder / source.name)
     return {name: read_log(folder / f"{name}.csv") for name in names}
 
 
@@ -70,8 +73,14 @@ def draw_reconstructions(autoencoder: torch.nn.Sequential, pictures: Path, path:
     Image.fromarray((rows.movedim(0, -1) * 255).round().numpy().astype(numpy.uint8)).save(path, quality=88)
 
 
+def made(device: torch.device, cores: str) -> str:
+    """Where and how, for a card; `cores` if it was not a GPU."""
+    machine = torch.cuda.get_device_name() if device.type == "cuda" else cores
+    precision = "bfloat16 autocast" if has_bfloat16(device) else "float32"
+    return f"On {machine}, PyTorch {torch.__version__}, Python {platform.python_version()}; {precision}."
+
+
 def write_card(logs: dict[str, dict], facts: dict[str, float], device: torch.device, networks: list[torch.nn.Module], path: Path):
-    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} CPU cores"
     held_back = ("PSNR {0:.2f} dB", "LPIPS {0:.3f}, PSNR {psnr:.2f} dB, fine energy {fine_energy:.2f}",
                  "squared error of the noise {0:.4f}")
     rows = [f"| {name} | {log['step'][-1]:.0f} | {log['seconds'][-1] / 3600:.2f} | {log['loss'][-1]:.5f} | "
@@ -79,7 +88,7 @@ def write_card(logs: dict[str, dict], facts: dict[str, float], device: torch.dev
     steps = " ".join(f"--{name}-steps {log['step'][-1]:.0f}" for name, log in logs.items())
     path.write_text(CARD.format(
         sizes=[sum(parameter.numel() for parameter in network.parameters()) / 1e6 for network in networks], rows="\n".join(rows),
-        steps=steps, machine=machine, torch=torch.__version__, python=platform.python_version(), **facts))
+        steps=steps, made=made(device, f"{torch.get_num_threads()} CPU cores"), **facts))
 
 
 def write_flow_report(autoencoder: torch.nn.Sequential, network: torch.nn.Module, run: Path, folder: Path, facts: dict[str, float],
@@ -89,14 +98,13 @@ def write_flow_report(autoencoder: torch.nn.Sequential, network: torch.nn.Module
     `facts` say how many pictures were `found`, `painted` by the script and `held_back`; the `psnr`, `lpips` and `fine_energy` that the
     autoencoder reaches on these; the `seed`, and how many `processes` there were.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     save_autoencoder(autoencoder, folder / FLOW_AUTOENCODER.name)
     save_network(network, folder / "flow.safetensors")
     logs = take_logs(("flow_autoencoder", "flow"), run, folder)
-    machine = torch.cuda.get_device_name() if device.type == "cuda" else f"{facts['processes']} CPU cores, one process each"
     (folder / "flow.md").write_text(FLOW_CARD.format(
-        size=sum(parameter.numel() for parameter in network.parameters()) / 1e6, machine=machine, torch=torch.__version__,
-        python=platform.python_version(), steps=[int(log["step"][-1]) for log in logs.values()],
+        size=sum(parameter.numel() for parameter in network.parameters()) / 1e6,
+        made=made(device, f"{facts['processes']} CPU cores, one process each"), steps=[int(log["step"][-1]) for log in logs.values()],
         hours=[log["seconds"][-1] / 3600 for log in logs.values()], loss=[log["loss"][-1] for log in logs.values()],
         reached=logs["flow"]["held_back"][-1], **facts))
     draw_reconstructions(autoencoder, pictures, folder / "flow_reconstructions.jpg")
@@ -104,12 +112,12 @@ def write_flow_report(autoencoder: torch.nn.Sequential, network: torch.nn.Module
 
 def write_report(autoencoder: torch.nn.Sequential, unet: torch.nn.Module, run: Path, folder: Path, facts: dict[str, float],
                  device: torch.device, pictures: Path):
-    """`run` holds the logs of what was trained now, `folder` those of the rest; `pictures` are those to show.
+    """`run` holds the logs of what was trained now; `pictures` are those to show.
 
     `facts` are for the card: how many pictures were `found` and `drawn` to train on, with `strokes` for the decoder, and how many were
     `held_back`; the `psnr` and `fine_energy` that the autoencoder reaches on these; the `seed`.
     """
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     save_autoencoder(autoencoder, folder / AUTOENCODER.name)
     save_network(unet, folder / "unet.safetensors")
     logs = take_logs(("autoencoder", "decoder", "unet"), run, folder)
@@ -140,7 +148,7 @@ Weights are the exponential moving average (0.999, of the decoder 0.99), stored 
 |---|---|---|---|---|
 {rows}
 
-On {machine}, PyTorch {torch}, Python {python}; bfloat16 autocast. Fine energy is the power at more than a quarter of Nyquist's
+{made} Fine energy is the power at more than a quarter of Nyquist's
 frequency, as a share of the original's. `--decoder-only` trains the shipped decoder on, and leaves the encoder and the UNet as they are.
 
 ![loss](loss.png)
@@ -165,7 +173,7 @@ So that StyleID can be seen on a transformer. It has the prompts of the [UNet](R
 - `flow_autoencoder.safetensors`: in TAESD's layout (8x smaller), that of the UNet with 8 channels instead of 4, trained on for absolute
   error and LPIPS (AlexNet). Four channels keep neither green nor narrow strokes.
 - `flow.safetensors`: {size:.1f} million parameters in the layout of Lumina 2 and Z-Image (6 layers of 256 channels, 8 heads, tokens of
-  2 x 2 latents). It predicts the velocity of a rectified flow.
+  2 x 2 latents). It predicts the velocity of a rectified flow, and samples with shift 2.
 
 Weights are the exponential moving average (0.995 and 0.999), stored in float16.
 
@@ -177,7 +185,7 @@ Weights are the exponential moving average (0.995 and 0.999), stored in float16.
 | autoencoder | {steps[0]} | {hours[0]:.2f} | {loss[0]:.4f} | LPIPS {lpips:.3f}, PSNR {psnr:.2f} dB, fine energy {fine_energy:.2f} |
 | transformer | {steps[1]} | {hours[1]:.2f} | {loss[1]:.4f} | squared error of the velocity {reached:.4f} |
 
-On {machine}, PyTorch {torch}, Python {python}; bfloat16 autocast. Batches of latents from 16 x 16 to 48 x 48, sigmas logit-normal.
+{made} Batches of latents from 16 x 16 to 48 x 48, sigmas logit-normal.
 A third of the samples are photographs, a third paintings, and a third are of the {painted} pictures of strokes that the script draws.
 {found} other pictures to train on and {held_back} held back, as for the [UNet](README.md).
 

@@ -6,7 +6,7 @@ import torch
 
 from ..miniature.unet import PROMPTS, TRAINED_UNET, load_unet, prompt_token
 from .autoencoder import encode_all
-from .loop import Task, gathered, own_part
+from .loop import Task, gathered, half_precision, own_part
 from .pictures import load_pictures, load_squares, random_crops
 
 SHORT_SIDES = (160, 256, 384)
@@ -50,7 +50,7 @@ def unet_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Pa
     def errors(network, z, labels, timesteps, noise):
         """Mean squared error of the predicted noise of each sample."""
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
-        with torch.autocast(device.type, torch.bfloat16):
+        with half_precision(device):
             predicted = network(alpha.sqrt() * z + (1 - alpha).sqrt() * noise, timesteps, context=tokens[labels])
         return (predicted.float() - noise).square().mean((1, 2, 3))
 
