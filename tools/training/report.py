@@ -2,7 +2,6 @@
 
 import csv
 import platform
-import shutil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -12,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from ..miniature.autoencoder import AUTOENCODER, FLOW_AUTOENCODER
+from ..miniature.flow import MiniatureFlow
 from ..miniature.unet import WEIGHTS
 from .loop import has_bfloat16
 from .pictures import load_squares, to_float
@@ -45,8 +45,7 @@ def take_logs(names: tuple[str, ...], run: Path, folder: Path) -> dict[str, dict
     """All logs, now in `folder`: those of `run`, and the shipped ones of what it did not train."""
     for name in names:
         source = (run if (run / f"{name}.csv").exists() else WEIGHTS) / f"{name}.csv"
-        if source.parent != folder:
-            shutil.copyfile(source, folder / source.name)
+        (folder / source.name).write_bytes(source.read_bytes())  # which may be the same file
     return {name: read_log(folder / f"{name}.csv") for name in names}
 
 
@@ -103,7 +102,7 @@ def write_flow_report(autoencoder: torch.nn.Sequential, network: torch.nn.Module
     save_network(network, folder / "flow.safetensors")
     logs = take_logs(("flow_autoencoder", "flow"), run, folder)
     (folder / "flow.md").write_text(FLOW_CARD.format(
-        size=sum(parameter.numel() for parameter in network.parameters()) / 1e6,
+        size=sum(parameter.numel() for parameter in network.parameters()) / 1e6, shift=MiniatureFlow.sampling_settings["shift"],
         made=made(device, f"{facts['processes']} CPU cores, one process each"), steps=[int(log["step"][-1]) for log in logs.values()],
         hours=[log["seconds"][-1] / 3600 for log in logs.values()], loss=[log["loss"][-1] for log in logs.values()],
         reached=logs["flow"]["held_back"][-1], **facts))
@@ -173,7 +172,7 @@ So that StyleID can be seen on a transformer. It has the prompts of the [UNet](R
 - `flow_autoencoder.safetensors`: in TAESD's layout (8x smaller), that of the UNet with 8 channels instead of 4, trained on for absolute
   error and LPIPS (AlexNet). Four channels keep neither green nor narrow strokes.
 - `flow.safetensors`: {size:.1f} million parameters in the layout of Lumina 2 and Z-Image (6 layers of 256 channels, 8 heads, tokens of
-  2 x 2 latents). It predicts the velocity of a rectified flow, and samples with shift 2.
+  2 x 2 latents). It predicts the velocity of a rectified flow, and samples with shift {shift:g}.
 
 Weights are the exponential moving average (0.995 and 0.999), stored in float16.
 

@@ -73,7 +73,7 @@ def unet_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Pa
 
 def random_batch(latents: list[torch.Tensor], labels: torch.Tensor, sizes: tuple[tuple[int, int], ...], generator: torch.Generator,
                  weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crops (B, 4, side, side) of one of the `sizes` (side, B), and the index of each one's prompt; `weights` as in `random_crops`."""
+    """Crops (B, C, side, side) of one of the `sizes` (side, B), and the index of each one's prompt; `weights` as in `random_crops`."""
     side, batch = sizes[torch.randint(len(sizes), (1,), generator=generator).item()]
     z, chosen = random_crops(latents, batch, side, generator, weights)
     empty = torch.rand(batch, generator=generator) < EMPTY_PROMPT
