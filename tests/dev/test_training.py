@@ -17,16 +17,18 @@ from styleid_core.metrics.networks import load_lpips
 from tools.demo.draw_style import STYLES, draw
 from tools.demo.measures import fine_energy
 from tools.host import ROOT
-from tools.miniature.flow import CHANNELS, new_flow
-from tools.miniature.unet import WEIGHTS, load_trained_unet
-from tools.training.autoencoder import shipped_autoencoder
-from tools.training.decoder import decoder_task, restoration
-from tools.training.flow import flow_task
-from tools.training.flow_autoencoder import flow_autoencoder_task, widened
+from tools.miniature.autoencoder import WEIGHTS
+from tools.miniature.flow import load_trained_flow, new_flow
+from tools.miniature.unet import TRAINED_UNET, MiniatureSD, load_trained_unet, new_unet
+from tools.training.autoencoder import autoencoder_task, new_autoencoder, shipped_autoencoder
+from tools.training.detail import detail_task, restoration
+from tools.training.flow import flow_task, untrained_flow
 from tools.training.loop import Task, train
 from tools.training.pictures import find_pictures, load_squares, random_crops
 from tools.training.report import save_network, write_report
+from tools.training.unet import unet_task, untrained_unet
 
+CPU = torch.device("cpu")
 TARGET = torch.tensor([[1.0, -2.0]])
 
 
@@ -86,30 +88,32 @@ def test_crops_come_from_pictures_that_are_large_enough():
 
 
 @pytest.mark.slow
-def test_the_decoder_alone_is_trained_and_reported(tmp_path, weights):
-    pictures, run, folder, device = tmp_path / "pictures", tmp_path / "run", tmp_path / "weights", torch.device("cpu")
+def test_the_autoencoder_is_trained_on_and_reported(tmp_path, weights):
+    pictures, run, folder = tmp_path / "pictures", tmp_path / "run", tmp_path / "weights"
     for path in (pictures, run):
         path.mkdir()
     picture = pictures / "embers.jpg"
     draw(STYLES["embers"]).save(picture)
-    lpips = load_lpips(weights, device).call
+    lpips = load_lpips(weights, CPU).call
 
     def trained(steps):
-        task = decoder_task(shipped_autoencoder(), [picture], [picture], [picture], lpips, device)
-        return train(task, run, steps, 1e-3, 0, device, every=1)
+        task = detail_task(shipped_autoencoder(), [picture], [picture], [picture], lpips, CPU)
+        return train(task, run, steps, 1e-3, 0, CPU, every=1)
 
     trained(1)
-    autoencoder = torch.nn.Sequential(shipped_autoencoder()[0], trained(3))
-    facts = dict(found=1, drawn=0, strokes=1, held_back=1, seed=0, **restoration(autoencoder, load_squares([picture], 256), lpips, device))
-    write_report(autoencoder, load_trained_unet().model.diffusion_model, run, folder, facts, device, pictures)
+    networks = {"autoencoder": trained(3), "unet": load_trained_unet().model.diffusion_model,
+                "flow": load_trained_flow().model.diffusion_model}
+    facts = dict(found=1, drawn=1, held_back=1, seed=0, processes=1,
+                 **restoration(networks["autoencoder"], load_squares([picture], 256), lpips, CPU))
+    write_report(networks, run, folder, facts, CPU, pictures)
 
     shipped, saved = (load_file(path / "autoencoder.safetensors") for path in (WEIGHTS, folder))
-    assert saved.keys() == shipped.keys()
-    assert {name.split(".")[0] for name in shipped if not torch.equal(saved[name], shipped[name])} == {"taesd_decoder"}
-    for name in ("autoencoder.csv", "unet.csv", "unet.safetensors"):
-        assert (folder / name).read_bytes() == (WEIGHTS / name).read_bytes()
-    assert [row["step"] for row in csv.DictReader((folder / "decoder.csv").open())] == ["1", "2", "3"]
-    assert "--decoder-steps 3 --unet-steps" in (folder / "README.md").read_text()
+    assert saved.keys() == shipped.keys() and saved["vae_scale"] == shipped["vae_scale"]
+    assert {name.split(".")[0] for name in shipped if not torch.equal(saved[name], shipped[name])} == {"taesd_encoder", "taesd_decoder"}
+    for name in ("autoencoder.csv", "unet.csv", "unet.safetensors", "flow.csv", "flow.safetensors"):
+        assert (folder / name).read_bytes() == (WEIGHTS / name).read_bytes(), name
+    assert [row["step"] for row in csv.DictReader((folder / "detail.csv").open())] == ["1", "2", "3"]
+    assert "--detail-steps 3 --unet-steps" in (folder / "README.md").read_text()
 
 
 def test_fine_energy_is_power_above_a_quarter_of_nyquists_frequency():
@@ -151,34 +155,36 @@ def test_processes_that_share_each_batch_train_as_one_would(tmp_path):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(trained[0].values(), trained[1].values()))
 
 
-def test_a_widened_autoencoder_knows_what_it_knew():
-    narrow, wide, x = shipped_autoencoder(), widened(shipped_autoencoder(), CHANNELS, 0), torch.rand(1, 3, 32, 32)
-    with torch.inference_mode():
-        z = wide[0](x)
-        z[:, 4:] = 0
-        assert torch.allclose(z[:, :4], narrow[0](x), atol=1e-5) and torch.allclose(wide[1](z), narrow[1](z[:, :4]), atol=1e-5)
+@pytest.fixture
+def losses(tmp_path):
+    """losses(task, rate): of the first, second and last ten of 30 steps."""
+    def run(task: Task, rate: float) -> list[float]:
+        train(task, tmp_path, 30, rate, 0, CPU, every=10)
+        return [float(row["loss"]) for row in csv.DictReader((tmp_path / f"{task.name}.csv").open())]
+
+    return run
 
 
-@pytest.mark.slow
-def test_the_flow_autoencoder_learns(tmp_path, weights):
-    """On one picture whose green the narrow one loses, in a few steps: the loss falls."""
-    draw(STYLES["waves"]).save(tmp_path / "waves.jpg")
-    cpu, pictures = torch.device("cpu"), [tmp_path / "waves.jpg"]
-    lpips = load_lpips(weights, cpu).call
-    train(flow_autoencoder_task(pictures, pictures, pictures, lpips, 0, cpu), tmp_path, 30, 1e-3, 0, cpu, every=10)
-    rows = [float(row["loss"]) for row in csv.DictReader((tmp_path / "flow_autoencoder.csv").open())]
-    assert rows[-1] < 0.9 * rows[0]
-
-
-@pytest.mark.slow
-def test_the_flow_transformer_learns(tmp_path):
-    """On one picture, in a few steps: the loss falls, and what is saved is what ComfyUI loads."""
+@pytest.fixture
+def drawing(tmp_path):
     draw(STYLES["embers"]).save(tmp_path / "embers.jpg")
-    cpu, pictures = torch.device("cpu"), [tmp_path / "embers.jpg"]
-    encoder = widened(shipped_autoencoder(), CHANNELS, 0)[0]
-    network = train(flow_task(encoder, pictures, pictures, tmp_path, 0, cpu), tmp_path, 30, 1e-2, 0, cpu, every=10)
-    rows = [float(row["loss"]) for row in csv.DictReader((tmp_path / "flow.csv").open())]
-    assert rows[-1] < 0.8 * rows[0]
-    save_network(network, tmp_path / "flow.safetensors")
-    loaded = new_flow().model.diffusion_model
-    assert not any(loaded.load_state_dict(load_file(tmp_path / "flow.safetensors")))
+    return [tmp_path / "embers.jpg"]
+
+
+@pytest.mark.slow
+def test_the_autoencoder_learns(losses, drawing):
+    first, _, last = losses(autoencoder_task(new_autoencoder(0), drawing, drawing, CPU), 1e-3)
+    assert last < 0.9 * first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("untrained, task, rate, new", [
+    (untrained_unet, unet_task, 3e-3, lambda: new_unet(TRAINED_UNET, MiniatureSD)), (untrained_flow, flow_task, 1e-2, new_flow)],
+    ids=["unet", "flow"])
+def test_a_model_learns(losses, drawing, tmp_path, untrained, task, rate, new):
+    """On one picture, in a few steps: the loss falls, and what is saved is what ComfyUI loads."""
+    patcher = untrained(0)
+    first, _, last = losses(task(patcher, shipped_autoencoder()[0], drawing, drawing, tmp_path, 0, CPU), rate)
+    assert last < 0.8 * first
+    save_network(patcher.model.diffusion_model, tmp_path / "saved.safetensors")
+    assert not any(new().model.diffusion_model.load_state_dict(load_file(tmp_path / "saved.safetensors")))

@@ -16,7 +16,7 @@ torch.backends.cudnn.allow_tf32 = False  # as little on a GPU as in the golden v
 # isort: split
 from cases import Golden, invert_both
 
-from tools.miniature.unet import TRAINED_UNET, load_unet
+from tools.miniature.unet import WIDE_HEADS, load_unet
 from tools.pack import load_pack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +49,7 @@ def nothing_remembered(pack_module):
 @pytest.fixture(scope="session")
 def model():
     """Seeded, in the layout of SD 1.x. Wider heads than the golden values' are faster."""
-    return load_unet(unet_config=TRAINED_UNET)
+    return load_unet(unet_config=WIDE_HEADS)
 
 
 @pytest.fixture

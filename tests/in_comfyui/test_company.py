@@ -11,7 +11,7 @@ from companions import COMPANY, first_output, with_lora
 from nodes import ControlNetApplyAdvanced
 from tools.demo.transfer import sample_custom
 from tools.miniature.seeded import load_controlnet
-from tools.miniature.unet import TRAINED_UNET, load_unet
+from tools.miniature.unet import WIDE_HEADS, load_unet
 from tools.pack import stylize
 from tools.reference import paper_attention
 
@@ -126,7 +126,7 @@ def test_an_attention_backend_of_another_pack_sees_every_call(pack, model, case,
 @pytest.mark.parametrize(("captured", "sampled"), [(True, False), (False, True), (True, True)])
 def test_lora_where_the_user_puts_it(pack, model, case, captured, sampled):
     """Before the capture, before the sampling, or both: as a model whose weights were changed for good."""
-    merged = load_unet(unet_config=TRAINED_UNET)
+    merged = load_unet(unet_config=WIDE_HEADS)
     patches = with_lora(model).patches
     for name, [(_, adapter, *_)] in patches.items():
         up, down, alpha, *_ = adapter.weights

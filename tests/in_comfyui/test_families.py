@@ -11,7 +11,7 @@ from styleid_core.storage import size
 from tools.demo.transfer import sample_custom
 from tools.miniature.seeded import LINEAR, SDXL
 from tools.miniature.unet import CONTEXT_DIM, load_unet
-from tools.miniature.unet import TRAINED_UNET as SD1
+from tools.miniature.unet import WIDE_HEADS as SD1
 from tools.pack import stylize
 from tools.reference import paper_attention
 

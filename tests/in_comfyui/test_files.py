@@ -13,8 +13,8 @@ from companions import with_lora
 import nodes
 from styleid_core.storage import STORAGES
 from tools.demo.transfer import sample_custom
-from tools.miniature.seeded import load_sdxl, sdxl_conditioning
-from tools.miniature.unet import TRAINED_UNET, load_unet
+from tools.miniature.seeded import SDXL, sdxl_conditioning
+from tools.miniature.unet import WIDE_HEADS, load_unet
 
 SETTINGS = dict(gamma=0.6, temperature=1.3)
 
@@ -147,12 +147,12 @@ def test_other_weights_are_told(pack, model, case, caplog):
     caplog.set_level(logging.WARNING)
     stylize(pack, with_lora(model), case, content, style)
     assert "other weights" not in caplog.text
-    stylize(pack, load_unet(weight_seed=1, unet_config=TRAINED_UNET), case, content, style)
+    stylize(pack, load_unet(weight_seed=1, unet_config=WIDE_HEADS), case, content, style)
     assert caplog.text.count("were made with other weights than those that sample") == 2
 
 
 def test_another_layout_is_refused(pack, model, case):
-    xl = load_sdxl()
+    xl = load_unet(unet_config=SDXL, family=comfy.supported_models.SDXL)
     [recording] = pack.CaptureSelfAttention(model=xl, blocks="3")
     inverted = pack.DDIMInvert(model=recording, latent=case.style, positive=sdxl_conditioning(), steps=2, schedule="ddim")
     name = save(pack, inverted)

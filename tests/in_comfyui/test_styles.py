@@ -9,7 +9,7 @@ from companions import COMPANY
 from tools.demo.transfer import sample_custom
 from tools.miniature.seeded import SDXL
 from tools.miniature.unet import CONTEXT_DIM, load_unet
-from tools.miniature.unet import TRAINED_UNET as SD1
+from tools.miniature.unet import WIDE_HEADS as SD1
 from tools.reference import Stylized, formula_attention
 
 LAYOUTS = {"sd1": (comfy.supported_models.SD15, SD1), "sdxl": (comfy.supported_models.SDXL, SDXL),

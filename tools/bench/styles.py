@@ -17,12 +17,12 @@ import comfyui_version
 
 from ..demo.transfer import sample_custom
 from ..host import ROOT, say
-from ..miniature.unet import TRAINED_UNET
+from ..miniature.unet import WIDE_HEADS
 from ..pack import load_pack
 from .speed import CASES, GPU, conditioning, random_model
 
 CASE = "SD 1.5, 512 x 512"
-SMALL = CASES[CASE]._replace(unet=TRAINED_UNET)  # a CPU would take minutes for each call
+SMALL = CASES[CASE]._replace(unet=WIDE_HEADS)  # a CPU would take minutes for each call
 STEPS, ROUNDS = 2, 5
 LEFT = torch.zeros(1, 512, 512)
 LEFT[..., :256] = 1

@@ -9,7 +9,7 @@ OURS = ("CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "S
 SIDES = (8, 8, 8, 9, 11, 16)
 STYLES = (1,) * 7 + (2,)  # how many of them in a batch
 TRANSFORMERS = {"flux": "16", "flux2": "128", "chroma": "16", "qwen_image": "16,1", "z_image": "16", "sd35": "16", "wan": "16,1"}
-ODD_SHAPES = ("0,4,8,8", "1,4,1,1", "1,4,2,3", "1,16,8,8", "1,3,8,8", "4,8,8", "1,4,1,8,8", "1,4,8,0", "1,4,64,4", "5,4,8,8", "1,4")
+ODD_SHAPES = ("0,8,8,8", "1,8,1,1", "1,8,2,3", "1,16,8,8", "1,3,8,8", "8,8,8", "1,8,1,8,8", "1,8,8,0", "1,8,64,4", "5,8,8,8", "1,8")
 ODD_FILLS = ("zeros", "nan", "infinite", "constant", "huge", "half")
 MASKS = ("left", "zeros", "ones", "two", "flat", "nan", "empty", "four", "small")
 REGIONS, CURVES = ("mask", "style_mask"), ("gamma_curve", "temperature_curve", "weight_curve")
@@ -21,7 +21,7 @@ class Graph:
 
     def __init__(self, rng: random.Random, info: dict, wild: float):
         self.rng, self.info, self.wild, self.prompt = rng, info, wild, {}
-        self.channels = "4"  # of a latent, with its frame where it has one
+        self.channels = "8"  # of a latent, with its frame where it has one
         chance = rng.random()
         if chance < 0.2:
             family, self.channels = rng.choice(list(TRANSFORMERS.items()))

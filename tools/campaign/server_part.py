@@ -106,7 +106,7 @@ class ServerPart:
         await free(self.url)
         transfer = {
             "model": {"class_type": "StyleIDDemoModel", "inputs": {}},
-            "latent": {"class_type": "CampaignLatent", "inputs": dict(shape="1,4,8,8", fill="noise", mask="none", seed=1)},
+            "latent": {"class_type": "CampaignLatent", "inputs": dict(shape="1,8,8,8", fill="noise", mask="none", seed=1)},
             "sampler": {"class_type": "StyleIDSampler", "inputs": dict(
                 model=["model", 0], content=["latent", 0], style=["latent", 0], positive=["model", 1], steps=2, gamma=0.75, temperature=1.5,
                 color_strength=1.0, blocks="6-11", schedule="ddim")},

@@ -15,8 +15,8 @@ from .draw_style import STYLES, Style, broader, draw
 from .transfer import Inverted, Transfer, as_image
 
 FIGURES = ROOT / "docs"
-SIDE = 384
-FLOW_SIDE, BROADER = 320, 3.0  # strokes of some latents' width: the transformer draws nothing finer
+SIDE, FLOW_SIDE = 384, 320
+BROADER = 3.0  # strokes of some latents' width: the models draw nothing finer
 CONTENTS = ("astronaut", "chelsea", "coffee")
 SHOWN = ("swirls", "embers", "waves")
 ABLATION = {"StyleID": {}, "no injection": {"inject": False}, "no AdaIN": {"color_strength": 0.0}, "temperature 1": {"temperature": 1.0}}
@@ -91,13 +91,12 @@ def draw_grids(transfer: Transfer, styles: list[Style], side: int, names: tuple[
 
 def main():
     FIGURES.mkdir(exist_ok=True)
-    pack, styles = load_pack(), [STYLES[name] for name in SHOWN]
+    pack, styles = load_pack(), [broader(STYLES[name], BROADER) for name in SHOWN]
     transfer = Transfer(pack, steps=20, refine=1, flow=True)
-    drawn = draw_grids(transfer, [broader(style, BROADER) for style in styles], FLOW_SIDE,
-                       ("transformer.jpg", "transformer_gamma.jpg", "transformer_ablation.jpg"))
+    drawn = draw_grids(transfer, styles, FLOW_SIDE, ("transformer.jpg", "transformer_gamma.jpg", "transformer_ablation.jpg"))
     save_grid([[transfer.decode(transfer.stylize(drawn.content, drawn.style, positions=place)) for place in PLACES.values()]], list(PLACES),
               "transformer_places.jpg")
-    transfer = Transfer(pack)
+    transfer = Transfer(pack, "ddim", steps=20, refine=1)
     drawn = draw_grids(transfer, styles, SIDE, ("transfers.jpg", "gamma.jpg", "ablation.jpg"))
     draw_for_the_registry(drawn.painted, [drawn.picture, drawn.result])
     draw_deviations(transfer, drawn.content, drawn.style)

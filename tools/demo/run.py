@@ -1,7 +1,4 @@
-"""Queue an example on a ComfyUI of its own and put content, style and result side by side. Called by dev.py demo.
-
-With a checkpoint it is the one for UNets, and else the one for transformers with the trained miniature, whose strokes are seen.
-"""
+"""Queue the simple example on a ComfyUI of its own and put content, style and result side by side. Called by dev.py demo."""
 
 import argparse
 import asyncio
@@ -50,8 +47,7 @@ def save(pictures: dict[str, Image.Image], folder: Path):
 
 async def make_prompt(url: str, checkpoint: Path | None) -> dict:
     """The pictures are content.png and style.png in ComfyUI's input folder."""
-    example = "styleid_simple" if checkpoint else "styleid_transformer"
-    prompt = load_prompt(ROOT / "example_workflows" / f"{example}.json", await object_info(url))
+    prompt = load_prompt(ROOT / "example_workflows" / "styleid_simple.json", await object_info(url))
     use_pictures(prompt, ("content.png", "style.png"), None if checkpoint else DEMO_MEGAPIXELS)
     if checkpoint:
         [loader] = find(prompt, "CheckpointLoaderSimple")

@@ -46,7 +46,7 @@ class Transfer:
 
     def __init__(self, pack: SimpleNamespace, schedule: str = "official", steps: int = 50, refine: int = 0, flow: bool = False):
         self.pack, self.schedule, self.steps, self.refine = pack, schedule, steps, refine
-        self.model, self.vae, self.positive = load_trained_flow() if flow else load_trained_unet(), load_autoencoder(flow), conditioning()
+        self.model, self.vae, self.positive = load_trained_flow() if flow else load_trained_unet(), load_autoencoder(), conditioning()
         self.blocks = "auto" if flow else "6-11"
         if flow:
             [self.model] = pack.StyleIDPositions(model=self.model)

@@ -5,9 +5,9 @@ from typing_extensions import override
 
 from .autoencoder import load_autoencoder
 from .flow import load_trained_flow
-from .seeded import load_controlnet, load_sdxl, sdxl_conditioning
+from .seeded import DEMO_SDXL, load_controlnet, load_sdxl, sdxl_conditioning
 from .transformers import SMALL, load_transformer, prompt
-from .unet import PROMPTS, conditioning, load_trained_unet
+from .unet import PROMPTS, TRAINED_UNET, conditioning, load_trained_unet
 
 TRAINED = "trained"
 
@@ -64,7 +64,7 @@ class StyleIDDemoTransformer(io.ComfyNode):
     def execute(cls, family=TRAINED) -> io.NodeOutput:
         trained = family == TRAINED
         model, positive = (load_trained_flow(), conditioning()) if trained else (load_transformer(family), prompt(family))
-        return io.NodeOutput(model, positive, load_autoencoder(flow=trained))
+        return io.NodeOutput(model, positive, load_autoencoder())
 
 
 class StyleIDDemoControlNet(io.ComfyNode):
@@ -81,7 +81,7 @@ class StyleIDDemoControlNet(io.ComfyNode):
 
     @classmethod
     def execute(cls, xl=False) -> io.NodeOutput:
-        return io.NodeOutput(load_controlnet(xl))
+        return io.NodeOutput(load_controlnet(DEMO_SDXL if xl else TRAINED_UNET))
 
 
 class DemoExtension(ComfyExtension):

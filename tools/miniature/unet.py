@@ -6,7 +6,6 @@ to exactly these weights.
 
 import math
 import zlib
-from pathlib import Path
 
 import comfy.model_management
 import comfy.model_patcher
@@ -15,14 +14,20 @@ import comfy.utils
 import numpy
 import torch
 
-WEIGHTS = Path(__file__).parent / "weights"
+from .autoencoder import CHANNELS, WEIGHTS, OnLatents
+
 CONTEXT_DIM = 32
 UNET = dict(image_size=32, in_channels=4, out_channels=4, model_channels=32, num_res_blocks=[2, 2, 2, 2], channel_mult=[1, 2, 4, 4],
             num_heads=8, num_head_channels=-1, use_spatial_transformer=True, use_linear_in_transformer=False, context_dim=CONTEXT_DIM,
             transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0], transformer_depth_output=[1] * 9 + [0] * 3, transformer_depth_middle=1,
             adm_in_channels=None, legacy=False, dtype=torch.float32)
-TRAINED_UNET = UNET | dict(num_heads=-1, num_head_channels=16)  # 8 heads of 4 channels would blur the attention, and be slow
+WIDE_HEADS = UNET | dict(num_heads=-1, num_head_channels=16)  # 8 heads of 4 channels blur the attention, and are slow
+TRAINED_UNET = WIDE_HEADS | dict(in_channels=CHANNELS, out_channels=CHANNELS)
 PROMPTS = ("empty prompt", "photograph", "western painting", "chinese painting")
+
+
+class MiniatureSD(OnLatents, comfy.supported_models.SD15):
+    pass
 
 
 def seeded_tensor(name: str, shape: tuple[int, ...], weight_seed: int, output_gain: float) -> torch.Tensor:
@@ -61,7 +66,7 @@ def load_unet(weight_seed: int = 0, output_gain: float = 0.3, unet_config: dict 
 
 
 def load_trained_unet() -> comfy.model_patcher.ModelPatcher:
-    patcher = new_unet(TRAINED_UNET, comfy.supported_models.SD15)
+    patcher = new_unet(TRAINED_UNET, MiniatureSD)
     patcher.model.diffusion_model.load_state_dict(comfy.utils.load_torch_file(str(WEIGHTS / "unet.safetensors")))
     return patcher
 

@@ -1,4 +1,4 @@
-"""Train the demo's networks: autoencoder, decoder, UNet, or the transformer and its autoencoder. Called by dev.py train."""
+"""Train the demo's networks: autoencoder, UNet, transformer. Called by dev.py train."""
 
 import argparse
 import subprocess
@@ -14,19 +14,20 @@ from tools.in_process import args
 from ..host import ROOT, say
 
 # isort: split
-from ..miniature.unet import WEIGHTS, load_trained_unet
-from .autoencoder import autoencoder_task, shipped_autoencoder
-from .decoder import decoder_task, restoration
-from .flow import flow_task
-from .flow_autoencoder import flow_autoencoder_task
+from ..miniature.autoencoder import WEIGHTS
+from ..miniature.flow import load_trained_flow
+from ..miniature.unet import load_trained_unet
+from .autoencoder import autoencoder_task, new_autoencoder, shipped_autoencoder
+from .detail import detail_task, restoration
+from .flow import flow_task, untrained_flow
 from .loop import train, workers
 from .pictures import draw_pictures, find_pictures, load_squares
-from .report import write_flow_report, write_report
-from .unet import unet_task
+from .report import write_report
+from .unet import unet_task, untrained_unet
 
-AUTOENCODER_RATE, DECODER_RATE, UNET_RATE, FLOW_AUTOENCODER_RATE, FLOW_RATE = 5e-4, 5e-4, 6e-4, 8e-4, 1e-3
-DRAWN, STROKES, BROAD = 96, 192, 96
-STROKE_WIDTHS, BROAD_WIDTHS = (4, 12), (10, 22)  # pixels, with up to 5 more
+STEPS = {"autoencoder": 10000, "detail": 5500, "unet": 15000, "flow": 15000}
+RATES = {"autoencoder": 5e-4, "detail": 8e-4, "unet": 8e-4, "flow": 1e-3}
+DRAWN = {"drawn": (96, (1, 8)), "strokes": (192, (4, 12)), "broad": (96, (10, 22))}  # pictures, and their strokes' widths in pixels
 WORK, SHOWN = ROOT / ".dev" / "training", ROOT / "tests" / "pictures"
 
 
@@ -35,15 +36,12 @@ def parse_arguments():
     parser.add_argument("--images", type=Path, required=True, help="a folder of pictures, searched with its sub-folders")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="AlexNet for LPIPS, as python -m tools.bench.registry_weights DIR "
                         "writes it (default: torch hub's, 244 MB)")
-    parser.add_argument("--autoencoder-steps", type=int, default=10000)
-    parser.add_argument("--decoder-steps", type=int, default=2450)
-    parser.add_argument("--unet-steps", type=int, default=11500)
-    parser.add_argument("--flow-autoencoder-steps", type=int, default=5500)
-    parser.add_argument("--flow-steps", type=int, default=15000)
-    parser.add_argument("--flow-only", action="store_true",
-                        help="train the transformer, and its autoencoder from the shipped one; the rest stays")
-    parser.add_argument("--processes", type=int, default=1, help="that share each batch of --flow-only, with one thread each")
-    parser.add_argument("--decoder-only", action="store_true", help="train the shipped decoder on; the encoder and the UNet stay")
+    parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STAGE",
+                        help=f"some of the stages {', '.join(STEPS)}; the rest stays as shipped")
+    parser.add_argument("--on", action="store_true", help="train the shipped networks on, instead of new ones")
+    for stage, steps in STEPS.items():
+        parser.add_argument(f"--{stage}-steps", type=int, default=steps, metavar="N", help=f"default: {steps}")
+    parser.add_argument("--processes", type=int, default=1, metavar="N", help="share each batch, with one thread each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=WORK, help="where checkpoints are kept; an interrupted run goes on from them")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where weights, logs and card go in the end (default: over those here)")
@@ -55,40 +53,37 @@ def main(options):
     lpips = load_lpips(options.weights, device)
     options.folder.mkdir(parents=True, exist_ok=True)
     training, held_back = find_pictures(options.images)
-    drawn = draw_pictures(options.folder / "drawn", DRAWN, options.seed)
-    strokes = draw_pictures(options.folder / "strokes", STROKES, options.seed + 1, STROKE_WIDTHS)
-    say(f"{len(training)} pictures and {len(drawn) + len(strokes)} drawn ones to train on, {len(held_back)} held back, on {device}")
-    facts = {"found": len(training), "drawn": len(drawn), "strokes": len(strokes), "held_back": len(held_back), "seed": options.seed}
-    training += drawn
+    drawn = {name: draw_pictures(options.folder / name, count, options.seed + i, widths)
+             for i, (name, (count, widths)) in enumerate(DRAWN.items())}
+    facts = {"found": len(training), "drawn": sum(map(len, drawn.values())), "held_back": len(held_back), "seed": options.seed,
+             "processes": options.processes}
+    say("{found} pictures and {drawn} drawn ones to train on, {held_back} held back, on {device}".format(device=device, **facts))
+    for paths in drawn.values():
+        training += paths
 
-    def trained(task, steps, rate):
-        return train(task, options.folder, steps, rate, options.seed, device)
+    def trained(stage, task):
+        return train(task, options.folder, getattr(options, f"{stage}_steps"), RATES[stage], options.seed, device)
 
-    if options.flow_only:
-        broad = draw_pictures(options.folder / "broad", BROAD, options.seed + 2, BROAD_WIDTHS)
-        training += strokes + broad
-        task = flow_autoencoder_task(training, strokes, held_back, lpips.call, options.seed, device)
-        autoencoder = trained(task, options.flow_autoencoder_steps, FLOW_AUTOENCODER_RATE)
-        task = flow_task(autoencoder[0], training, held_back, options.folder, options.seed, device)
-        flow = trained(task, options.flow_steps, FLOW_RATE)
-        if workers()[0] == 0:
-            with torch.inference_mode():
-                facts |= restoration(autoencoder, load_squares(held_back, 256), lpips.call, device)
-            facts |= {"painted": len(drawn + strokes + broad), "processes": options.processes}
-            write_flow_report(autoencoder, flow, options.folder, options.out, facts, device, SHOWN)
-        return
-    if options.decoder_only:
-        autoencoder, unet = shipped_autoencoder(), load_trained_unet().model.diffusion_model
-    else:
-        autoencoder = trained(autoencoder_task(training, held_back, options.seed, device), options.autoencoder_steps, AUTOENCODER_RATE)
-    decoder = trained(decoder_task(autoencoder, training, strokes, held_back, lpips.call, device), options.decoder_steps, DECODER_RATE)
-    autoencoder = torch.nn.Sequential(autoencoder[0], decoder)
-    if not options.decoder_only:
-        unet = trained(unet_task(autoencoder[0], training, held_back, options.folder, options.seed, device), options.unet_steps, UNET_RATE)
+    def is_new(stage):
+        return stage in options.only and not options.on
 
-    with torch.inference_mode():
-        facts |= restoration(autoencoder, load_squares(held_back, 256), lpips.call, device)
-    write_report(autoencoder, unet, options.folder, options.out, facts, device, SHOWN)
+    autoencoder = new_autoencoder(options.seed) if is_new("autoencoder") else shipped_autoencoder()
+    if "autoencoder" in options.only:
+        autoencoder = trained("autoencoder", autoencoder_task(autoencoder, training, held_back, device))
+    if "detail" in options.only:
+        autoencoder = trained("detail", detail_task(autoencoder, training, drawn["strokes"], held_back, lpips.call, device))
+    networks = {"autoencoder": autoencoder}
+    for stage, new, shipped, task in (("unet", untrained_unet, load_trained_unet, unet_task),
+                                      ("flow", untrained_flow, load_trained_flow, flow_task)):
+        patcher = new(options.seed) if is_new(stage) else shipped()
+        networks[stage] = patcher.model.diffusion_model
+        if stage in options.only:
+            networks[stage] = trained(stage, task(patcher, autoencoder[0], training, held_back, options.folder, options.seed, device))
+
+    if workers()[0] == 0:
+        with torch.inference_mode():
+            facts |= restoration(autoencoder, load_squares(held_back, 256), lpips.call, device)
+        write_report(networks, options.folder, options.out, facts, device, SHOWN)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from comfy.taesd.taesd import Block, Decoder, Encoder
 from safetensors.torch import load_file
 
 from ..demo.measures import psnr
-from ..miniature.autoencoder import AUTOENCODER
-from .loop import Task, half_precision
+from ..miniature.autoencoder import AUTOENCODER, CHANNELS
+from .loop import Task, half_precision, own_part
 from .pictures import load_pictures, load_squares, random_crops, to_float
 
 CROP = 128
@@ -20,9 +20,9 @@ LATENT_NOISE = 0.05  # the decoder must bear what a sampler leaves over
 LATENT_WEIGHT = 0.01
 
 
-def new_autoencoder(seed: int, channels: int = 4) -> torch.nn.Sequential:
+def new_autoencoder(seed: int) -> torch.nn.Sequential:
     torch.manual_seed(seed)
-    network = torch.nn.Sequential(Encoder(channels), Decoder(channels))
+    network = torch.nn.Sequential(Encoder(CHANNELS), Decoder(CHANNELS))
     for parameter in network.parameters():
         if parameter.ndim > 1:
             torch.nn.init.kaiming_normal_(parameter)
@@ -35,20 +35,19 @@ def new_autoencoder(seed: int, channels: int = 4) -> torch.nn.Sequential:
 
 
 def shipped_autoencoder() -> torch.nn.Sequential:
-    """That of the UNet."""
     state, network = load_file(AUTOENCODER), new_autoencoder(0)
     network.load_state_dict({name.replace("taesd_encoder", "0").replace("taesd_decoder", "1"): tensor for name, tensor in state.items()
                              if name.startswith("taesd")})
     return network.requires_grad_(False)
 
 
-def autoencoder_task(training: list[Path], held_back: list[Path], seed: int, device: torch.device) -> Task:
+def autoencoder_task(autoencoder: torch.nn.Sequential, training: list[Path], held_back: list[Path], device: torch.device) -> Task:
     pictures = load_pictures(training, SHORT_SIDES)
     test = load_squares(held_back, 256)
 
     def loss(network, generator):
-        x, noise = prepare(random_crops(pictures, BATCH, CROP, generator)[0], generator, device)
         encoder, decoder = network
+        x, noise = own_part(*prepare(random_crops(pictures, BATCH, CROP, generator)[0], generator, device, LATENT_NOISE))
         with half_precision(device):
             z = encoder(x)
             restored = decoder(z + noise)
@@ -60,7 +59,7 @@ def autoencoder_task(training: list[Path], held_back: list[Path], seed: int, dev
             values = [psnr(decoder(encoder(x)).float(), x) for x in to_float(test).to(device).split(1)]
         return torch.cat(values).mean().item()
 
-    return Task("autoencoder", new_autoencoder(seed), loss, validate)
+    return Task("autoencoder", autoencoder, loss, validate)
 
 
 def latent_error(z: torch.Tensor) -> torch.Tensor:
@@ -68,13 +67,12 @@ def latent_error(z: torch.Tensor) -> torch.Tensor:
     return (z.mean((0, 2, 3)).square() + (z.std((0, 2, 3)) - LATENT_STD).square()).mean()
 
 
-def prepare(crops: torch.Tensor, generator: torch.Generator, device: torch.device, channels: int = 4,
-            noise: float = LATENT_NOISE) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 crops (B, 3, H, W) as what to restore, mirrored half of the time, and the noise (B, channels, H / 8, W / 8) for its latent."""
+def prepare(crops: torch.Tensor, generator: torch.Generator, device: torch.device, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """uint8 crops (B, 3, H, W) as what to restore, mirrored half of the time, and the noise (B, C, H / 8, W / 8) for its latent."""
     if torch.rand(1, generator=generator) < 0.5:
         crops = crops.flip(-1)
     batch, _, height, width = crops.shape
-    noises = noise * torch.randn(batch, channels, height // 8, width // 8, generator=generator)
+    noises = noise * torch.randn(batch, CHANNELS, height // 8, width // 8, generator=generator)
     return to_float(crops.to(device)).contiguous(memory_format=torch.channels_last), noises.to(device)
 
 

@@ -11,10 +11,9 @@ from ..miniature.unet import PROMPTS, prompt_token
 from .autoencoder import encode_all
 from .loop import Task, half_precision, own_part
 from .pictures import load_squares
-from .unet import random_batch, training_latents
+from .unet import random_batch, shares, training_latents
 
 BATCHES = ((16, 64), (24, 28), (32, 16), (48, 8))  # (latent side, batch), in turn
-SHARES = {"photograph": 0.3, "western painting": 0.17, "chinese painting": 0.18, "empty prompt": 0.35}  # of the samples; the last are drawn
 VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
 
@@ -31,14 +30,19 @@ def initialise(network: torch.nn.Module):
             torch.nn.init.zeros_(parameter)
 
 
-def flow_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Path], folder: Path, seed: int, device: torch.device) -> Task:
+def untrained_flow(seed: int):
+    """The MODEL, to predict no velocity at first."""
+    torch.manual_seed(seed)
+    patcher = new_flow()
+    initialise(patcher.model.diffusion_model)
+    return patcher
+
+
+def flow_task(patcher, encoder: torch.nn.Module, training: list[Path], held_back: list[Path], folder: Path, seed: int,
+              device: torch.device) -> Task:
     latents, labels = training_latents(encoder, training, folder, device)
     test = torch.stack(encode_all(encoder, load_squares(held_back, 256), device)) / DEVIATION
-    weights = torch.tensor([SHARES[prompt] for prompt in PROMPTS])[labels] / labels.bincount()[labels]
-
-    torch.manual_seed(seed)
-    network = new_flow().model.diffusion_model
-    initialise(network)
+    weights = shares(labels)
     tokens = torch.cat([prompt_token(prompt) for prompt in PROMPTS]).to(device)
 
     def errors(network, z, prompts, sigmas, noise):
@@ -62,4 +66,4 @@ def flow_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Pa
                    torch.full((len(z),), sigma, device=device), e.to(device))
             for sigma in VALIDATION_SIGMAS for z, e in zip(test.split(16), noise.split(16))]).mean().item()
 
-    return Task("flow", network, loss, validate)
+    return Task("flow", patcher.model.diffusion_model, loss, validate)

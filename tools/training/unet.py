@@ -4,13 +4,14 @@ from pathlib import Path
 
 import torch
 
-from ..miniature.unet import PROMPTS, TRAINED_UNET, load_unet, prompt_token
+from ..miniature.unet import PROMPTS, TRAINED_UNET, MiniatureSD, load_unet, prompt_token
 from .autoencoder import encode_all
 from .loop import Task, gathered, half_precision, own_part
 from .pictures import load_pictures, load_squares, random_crops
 
 SHORT_SIDES = (160, 256, 384)
-BATCHES = ((16, 32), (16, 32), (16, 32), (32, 8))  # (latent side, batch), in turn: the larger teaches attention over more tokens
+BATCHES = ((16, 32), (32, 8))  # (latent side, batch), in turn: the larger teaches attention over more tokens
+SHARES = {"photograph": 0.30, "western painting": 0.22, "chinese painting": 0.13, "empty prompt": 0.35}  # the last are drawn
 MAX_SNR = 5.0
 EMPTY_PROMPT = 0.7  # share of samples that see the empty prompt whatever their folder
 PROMPT_OF_FOLDER = {"coco256": "photograph", "kodak24": "photograph", "paintings_western": "western painting",
@@ -39,11 +40,21 @@ def fingerprint(network: torch.nn.Module) -> float:
     return sum(parameter.double().abs().sum().item() for parameter in network.parameters())
 
 
-def unet_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Path], folder: Path, seed: int, device: torch.device) -> Task:
-    latents, labels = training_latents(encoder, training, folder, device)
-    test = torch.stack(encode_all(encoder, load_squares(held_back, 256), device))
+def shares(labels: torch.Tensor) -> torch.Tensor:
+    """How often each sample is taken, by its prompt's index."""
+    return torch.tensor([SHARES[prompt] for prompt in PROMPTS])[labels] / labels.bincount()[labels]
 
-    patcher = load_unet(seed, output_gain=0.0, unet_config=TRAINED_UNET)
+
+def untrained_unet(seed: int):
+    """The MODEL, to predict no noise at first."""
+    return load_unet(seed, output_gain=0.0, unet_config=TRAINED_UNET, family=MiniatureSD)
+
+
+def unet_task(patcher, encoder: torch.nn.Module, training: list[Path], held_back: list[Path], folder: Path, seed: int,
+              device: torch.device) -> Task:
+    latents, labels = training_latents(encoder, training, folder, device)
+    weights = shares(labels)
+    test = torch.stack(encode_all(encoder, load_squares(held_back, 256), device))
     alphas = alphas_cumprod(patcher.model.model_sampling).to(device)
     tokens = torch.cat([prompt_token(prompt) for prompt in PROMPTS]).to(device)
 
@@ -55,11 +66,12 @@ def unet_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Pa
         return (predicted.float() - noise).square().mean((1, 2, 3))
 
     def loss(network, generator):
-        z, prompts = random_batch(latents, labels, BATCHES, generator)
-        timesteps = torch.randint(1000, (len(z),), generator=generator).to(device)
-        noise = torch.randn(z.shape, generator=generator).to(device)
+        z, prompts = random_batch(latents, labels, BATCHES, generator, weights)
+        timesteps = torch.randint(1000, (len(z),), generator=generator)
+        parts = own_part(z, prompts, timesteps, torch.randn(z.shape, generator=generator))
+        z, prompts, timesteps, noise = (part.to(device) for part in parts)
         snr = alphas[timesteps] / (1 - alphas[timesteps])
-        return ((MAX_SNR / snr).clamp(max=1) * errors(network, z.to(device), prompts.to(device), timesteps, noise)).mean()
+        return ((MAX_SNR / snr).clamp(max=1) * errors(network, z, prompts, timesteps, noise)).mean()
 
     def validate(network):
         noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(seed))
@@ -72,7 +84,7 @@ def unet_task(encoder: torch.nn.Module, training: list[Path], held_back: list[Pa
 
 
 def random_batch(latents: list[torch.Tensor], labels: torch.Tensor, sizes: tuple[tuple[int, int], ...], generator: torch.Generator,
-                 weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+                 weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Crops (B, C, side, side) of one of the `sizes` (side, B), and the index of each one's prompt; `weights` as in `random_crops`."""
     side, batch = sizes[torch.randint(len(sizes), (1,), generator=generator).item()]
     z, chosen = random_crops(latents, batch, side, generator, weights)

@@ -1,7 +1,4 @@
-"""The decoder alone, trained on for LPIPS (Zhang et al. 2018, arXiv 1801.03924), as squared error restores a blur.
-
-The encoder stays as it is, and with it the latents that the UNet knows.
-"""
+"""The autoencoder trained on for LPIPS (Zhang et al. 2018, arXiv 1801.03924) beside absolute error, as squared error restores a blur."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,37 +6,37 @@ from pathlib import Path
 import torch
 
 from ..demo.measures import fine_energy, psnr
-from .autoencoder import BATCH, CROP, SHORT_SIDES, prepare
-from .loop import Task, half_precision
+from .autoencoder import BATCH, CROP, LATENT_WEIGHT, SHORT_SIDES, latent_error, prepare
+from .loop import Task, half_precision, own_part
 from .pictures import load_pictures, load_squares, random_crops, to_float
 
-LPIPS_SHARE = 0.9  # of the loss; the rest is absolute error, which holds the colors
+LPIPS_SHARE = 0.25  # of the loss; a larger one invents detail
 LPIPS_STRIDE = 4  # of AlexNet's first convolution; it would leave a grid if it saw every crop from the same corner
+LATENT_NOISE = 0.1
 STROKES_IN_BATCH = 1
-AVERAGE_DECAY = 0.99  # a longer average of so short a training would still hold some of the blur
+AVERAGE_DECAY = 0.995
 
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of each pair of pictures (B, 3, H, W) in 0..1
 
 
-def decoder_task(autoencoder: torch.nn.Sequential, training: list[Path], strokes: list[Path], held_back: list[Path], lpips: Distance,
-                 device: torch.device) -> Task:
+def detail_task(autoencoder: torch.nn.Sequential, training: list[Path], strokes: list[Path], held_back: list[Path], lpips: Distance,
+                device: torch.device) -> Task:
     """`strokes` are drawn pictures that are in every batch, at their own size."""
-    encoder, decoder = autoencoder.to(device)
     pictures, drawn = load_pictures(training, SHORT_SIDES), load_pictures(strokes, (512,))
     test = load_squares(held_back, 256)
 
-    def loss(decoder, generator):
-        x, noise = prepare(crops_with_strokes(pictures, drawn, generator), generator, device)
+    def loss(network, generator):
+        encoder, decoder = network
+        x, noise = own_part(*prepare(crops_with_strokes(pictures, drawn, generator), generator, device, LATENT_NOISE))
         with half_precision(device):
-            with torch.no_grad():
-                z = encoder(x)
+            z = encoder(x)
             restored = decoder(z + noise).float()
-        return perceptual_error(restored, x, lpips, LPIPS_SHARE, generator)
+        return perceptual_error(restored, x, lpips, generator) + LATENT_WEIGHT * latent_error(z.float())
 
-    def validate(decoder):
-        return restoration(torch.nn.Sequential(encoder, decoder), test, lpips, device)["lpips"]
+    def validate(network):
+        return restoration(network, test, lpips, device)["lpips"]
 
-    return Task("decoder", decoder, loss, validate, AVERAGE_DECAY)
+    return Task("detail", autoencoder, loss, validate, AVERAGE_DECAY)
 
 
 def crops_with_strokes(pictures: list[torch.Tensor], drawn: list[torch.Tensor], generator: torch.Generator) -> torch.Tensor:
@@ -48,11 +45,11 @@ def crops_with_strokes(pictures: list[torch.Tensor], drawn: list[torch.Tensor], 
     return torch.cat([random_crops(source, count, CROP, generator)[0] for source, count in counts])
 
 
-def perceptual_error(restored: torch.Tensor, x: torch.Tensor, lpips: Distance, share: float, generator: torch.Generator) -> torch.Tensor:
-    """Absolute error, and LPIPS for a `share` of it."""
+def perceptual_error(restored: torch.Tensor, x: torch.Tensor, lpips: Distance, generator: torch.Generator) -> torch.Tensor:
+    """Absolute error, and LPIPS for its share of it."""
     top, left = torch.randint(LPIPS_STRIDE, (2,), generator=generator).tolist()
     distance = lpips(restored[..., top:, left:], x[..., top:, left:]).mean()
-    return (1 - share) * (restored - x).abs().mean() + share * distance
+    return (1 - LPIPS_SHARE) * (restored - x).abs().mean() + LPIPS_SHARE * distance
 
 
 def restoration(autoencoder: torch.nn.Sequential, pictures: torch.Tensor, lpips: Distance, device: torch.device) -> dict[str, float]:
