@@ -110,12 +110,12 @@ def properties(reports: list, kind: str) -> list[tuple]:
 def pytest_terminal_summary(terminalreporter):
     if "STYLEID_COMPANY_PAGE" in os.environ:
         write_company(terminalreporter.stats.get("passed", []), Path(os.environ["STYLEID_COMPANY_PAGE"]))
-    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    reports = [report for outcome in ("passed", "failed", "xfailed") for report in terminalreporter.stats.get(outcome, [])]
     if errors := properties(reports, "parity"):
         terminalreporter.section("golden parity, relative error against the authors' code")
         for name, error, limit in errors:
             terminalreporter.line(f"{name:<66} {error:9.2e}   (at most {limit:.0e})")
     if values := properties(reports, "measured"):
-        terminalreporter.section("the trained model on pictures it never saw")
+        terminalreporter.section("the trained models on pictures they never saw")
         for name, value, limit in values:
             terminalreporter.line(f"{name:<75} {value:8.3f}   ({limit})")

@@ -1,4 +1,4 @@
-"""The training loop on a network of one layer, the decoder's stage on one picture, and which pictures are held back."""
+"""The training loop on a network of one layer, every stage on one picture, and which pictures are held back."""
 
 import csv
 import os
@@ -105,7 +105,7 @@ def test_the_autoencoder_is_trained_on_and_reported(tmp_path, weights):
                 "flow": load_trained_flow().model.diffusion_model}
     facts = dict(found=1, drawn=1, held_back=1, seed=0, processes=1,
                  **restoration(networks["autoencoder"], load_squares([picture], 256), lpips, CPU))
-    write_report(networks, run, folder, facts, CPU, pictures)
+    write_report(networks, {"detail": run / "detail.csv"}, folder, facts, CPU, pictures)
 
     shipped, saved = (load_file(path / "autoencoder.safetensors") for path in (WEIGHTS, folder))
     assert saved.keys() == shipped.keys() and saved["vae_scale"] == shipped["vae_scale"]

@@ -7,7 +7,7 @@ import tools.in_process  # noqa: F401
 
 # isort: split
 from ..demo.draw_style import STYLES, broader, draw
-from ..demo.figures import BROADER, PLACES
+from ..demo.figures import PLACES
 from ..demo.measures import color_distance, share_left, structure_distance, texture_distance
 from ..demo.transfer import Transfer, as_image
 from ..host import ROOT
@@ -23,7 +23,7 @@ def main():
     transfer = Transfer(load_pack(), steps=20, refine=1, flow=True)
     for side in SIDES:
         images = torch.cat([as_image(Image.open(path), side) for path in sorted((ROOT / "tests" / "pictures").glob("*.jpg"))])
-        painted = [as_image(draw(broader(STYLES[name], BROADER)), side) for name in SHOWN]
+        painted = [as_image(draw(broader(STYLES[name])), side) for name in SHOWN]
         contents, content, styles = images.movedim(-1, 1), transfer.invert(images), [transfer.invert(style) for style in painted]
         rows = []
         for name, place in PLACES.items():

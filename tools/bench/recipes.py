@@ -16,7 +16,7 @@ import tools.in_process  # noqa: F401
 from styleid_core.metrics.cfsd import cfsd
 from styleid_core.metrics.networks import load_lpips, load_vgg19
 
-from ..demo.draw_style import STYLES, draw
+from ..demo.draw_style import STYLES, broader, draw
 from ..demo.measures import color_distance, psnr, share_left, structure_distance, texture_distance
 from ..demo.transfer import Inverted, Transfer, as_image
 from ..host import ROOT
@@ -63,7 +63,7 @@ def print_table(head: str, rows: list[list[str]]):
 def main(weights: Path):
     pack, networks = load_pack(), (load_lpips(weights, CPU).call, load_vgg19(weights, CPU).call)
     images = torch.cat([as_image(Image.open(path), SIDE) for path in sorted((ROOT / "tests" / "pictures").glob("*.jpg"))])
-    painted = [as_image(draw(STYLES[name]), SIDE) for name in SHOWN]
+    painted = [as_image(draw(broader(STYLES[name])), SIDE) for name in SHOWN]
     contents, styles = images.movedim(-1, 1), torch.cat(painted).movedim(-1, 1)
 
     def stylized(transfer: Transfer, content: Inverted) -> list[torch.Tensor]:

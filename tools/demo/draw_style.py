@@ -59,8 +59,8 @@ STYLES = {
 STEPS = 14
 
 
-def broader(style: Style, factor: float) -> Style:
-    """With fewer, wider and longer strokes."""
+def broader(style: Style, factor: float = 3.0) -> Style:
+    """With fewer, wider and longer strokes: of some latents' width, as the small models draw nothing finer."""
     width = tuple(round(factor * width) for width in style.width)
     return style._replace(width=width, strokes=round(style.strokes / factor), length=style.length * factor ** 0.5)
 

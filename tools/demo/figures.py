@@ -1,4 +1,4 @@
-"""Draw the README's pictures with the trained model. Called by dev.py figures."""
+"""Draw the README's pictures with the trained models. Called by dev.py figures."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,6 @@ from .transfer import Inverted, Transfer, as_image
 
 FIGURES = ROOT / "docs"
 SIDE, FLOW_SIDE = 384, 320
-BROADER = 3.0  # strokes of some latents' width: the models draw nothing finer
 CONTENTS = ("astronaut", "chelsea", "coffee")
 SHOWN = ("swirls", "embers", "waves")
 ABLATION = {"StyleID": {}, "no injection": {"inject": False}, "no AdaIN": {"color_strength": 0.0}, "temperature 1": {"temperature": 1.0}}
@@ -91,7 +90,7 @@ def draw_grids(transfer: Transfer, styles: list[Style], side: int, names: tuple[
 
 def main():
     FIGURES.mkdir(exist_ok=True)
-    pack, styles = load_pack(), [broader(STYLES[name], BROADER) for name in SHOWN]
+    pack, styles = load_pack(), [broader(STYLES[name]) for name in SHOWN]
     transfer = Transfer(pack, steps=20, refine=1, flow=True)
     drawn = draw_grids(transfer, styles, FLOW_SIDE, ("transformer.jpg", "transformer_gamma.jpg", "transformer_ablation.jpg"))
     save_grid([[transfer.decode(transfer.stylize(drawn.content, drawn.style, positions=place)) for place in PLACES.values()]], list(PLACES),

@@ -1,4 +1,4 @@
-"""The demo's model as a ComfyUI node. A development aid: it is linked into private servers and never shipped to users."""
+"""The demo's models as ComfyUI nodes. A development aid: they are linked into private servers and never shipped to users."""
 
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override

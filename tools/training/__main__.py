@@ -27,7 +27,7 @@ from .unet import unet_task, untrained_unet
 
 STEPS = {"autoencoder": 10000, "detail": 5500, "unet": 15000, "flow": 15000}
 RATES = {"autoencoder": 5e-4, "detail": 8e-4, "unet": 8e-4, "flow": 1e-3}
-DRAWN = {"drawn": (96, (1, 8)), "strokes": (192, (4, 12)), "broad": (96, (10, 22))}  # pictures, and their strokes' widths in pixels
+DRAWN = {"drawn": (96, (1, 8)), "strokes": (192, (4, 12)), "broad": (96, (10, 22))}  # how many, and their narrowest stroke in pixels
 WORK, SHOWN = ROOT / ".dev" / "training", ROOT / "tests" / "pictures"
 
 
@@ -37,11 +37,12 @@ def parse_arguments():
     parser.add_argument("--weights", type=Path, metavar="DIR", help="AlexNet for LPIPS, as python -m tools.bench.registry_weights DIR "
                         "writes it (default: torch hub's, 244 MB)")
     parser.add_argument("--only", nargs="+", choices=STEPS, default=list(STEPS), metavar="STAGE",
-                        help=f"some of the stages {', '.join(STEPS)}; the rest stays as shipped")
+                        help=f"some of the stages {', '.join(STEPS)}; the rest stays as shipped, and fits no longer where the "
+                             "autoencoder changes")
     parser.add_argument("--on", action="store_true", help="train the shipped networks on, instead of new ones")
     for stage, steps in STEPS.items():
         parser.add_argument(f"--{stage}-steps", type=int, default=steps, metavar="N", help=f"default: {steps}")
-    parser.add_argument("--processes", type=int, default=1, metavar="N", help="share each batch, with one thread each")
+    parser.add_argument("--processes", type=int, choices=(1, 2, 4), default=1, help="share each batch, with one thread each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=WORK, help="where checkpoints are kept; an interrupted run goes on from them")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where weights, logs and card go in the end (default: over those here)")
@@ -61,13 +62,16 @@ def main(options):
     for paths in drawn.values():
         training += paths
 
+    run = options.folder / "on" if options.on else options.folder
+    run.mkdir(exist_ok=True)
+
     def trained(stage, task):
-        return train(task, options.folder, getattr(options, f"{stage}_steps"), RATES[stage], options.seed, device)
+        return train(task, run, getattr(options, f"{stage}_steps"), RATES[stage], options.seed, device)
 
     def is_new(stage):
         return stage in options.only and not options.on
 
-    autoencoder = new_autoencoder(options.seed) if is_new("autoencoder") else shipped_autoencoder()
+    autoencoder = (new_autoencoder(options.seed) if is_new("autoencoder") else shipped_autoencoder()).to(device)
     if "autoencoder" in options.only:
         autoencoder = trained("autoencoder", autoencoder_task(autoencoder, training, held_back, device))
     if "detail" in options.only:
@@ -83,7 +87,7 @@ def main(options):
     if workers()[0] == 0:
         with torch.inference_mode():
             facts |= restoration(autoencoder, load_squares(held_back, 256), lpips.call, device)
-        write_report(networks, options.folder, options.out, facts, device, SHOWN)
+        write_report(networks, {stage: run / f"{stage}.csv" for stage in options.only}, options.out, facts, device, SHOWN)
 
 
 if __name__ == "__main__":

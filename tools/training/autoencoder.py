@@ -77,6 +77,6 @@ def prepare(crops: torch.Tensor, generator: torch.Generator, device: torch.devic
 
 
 def encode_all(encoder: torch.nn.Module, pictures: Iterable[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-    """Latents (C, H / 8, W / 8) of uint8 pictures, in the scale the UNet sees."""
+    """Latents (C, H / 8, W / 8) of uint8 pictures, as the encoder makes them."""
     with torch.inference_mode(), half_precision(device):
         return [encoder(to_float(x[None].to(device)).contiguous(memory_format=torch.channels_last))[0].float().cpu() for x in pictures]

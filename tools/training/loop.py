@@ -1,4 +1,4 @@
-"""One training loop for both networks: AdamW, an exponential moving average, a log, and a checkpoint to go on from."""
+"""One training loop for every network: AdamW, an exponential moving average, a log, and a checkpoint to go on from."""
 
 import csv
 import time

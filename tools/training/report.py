@@ -45,11 +45,11 @@ def read_log(path: Path) -> dict[str, list[float]]:
     return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
-def take_logs(run: Path, folder: Path) -> dict[str, dict]:
-    """All logs, now in `folder`: those of `run`, and the shipped ones of what it did not train."""
+def take_logs(trained: dict[str, Path], folder: Path) -> dict[str, dict]:
+    """All logs, now in `folder`: those of the stages `trained`, and the shipped ones of the others."""
     for name in REACHED:
-        source = (run if (run / f"{name}.csv").exists() else WEIGHTS) / f"{name}.csv"
-        (folder / source.name).write_bytes(source.read_bytes())  # which may be the same file
+        source = trained.get(name, WEIGHTS / f"{name}.csv")
+        (folder / f"{name}.csv").write_bytes(source.read_bytes())  # which may be the same file
     return {name: read_log(folder / f"{name}.csv") for name in REACHED}
 
 
@@ -93,9 +93,9 @@ def write_card(networks: dict[str, torch.nn.Module], logs: dict[str, dict], fact
                                 shift=MiniatureFlow.sampling_settings["shift"], **facts))
 
 
-def write_report(networks: dict[str, torch.nn.Module], run: Path, folder: Path, facts: dict[str, float], device: torch.device,
-                 pictures: Path):
-    """`networks` are all three; `run` holds the logs of what was trained now; `pictures` are those to show.
+def write_report(networks: dict[str, torch.nn.Module], trained: dict[str, Path], folder: Path, facts: dict[str, float],
+                 device: torch.device, pictures: Path):
+    """`networks` are all three; `trained` are the logs of the stages of this run; `pictures` are those to show.
 
     `facts` are for the card: how many pictures were `found` and `drawn` to train on, and `held_back`; the `psnr`, `lpips` and `fine_energy`
     that the autoencoder reaches on these; the `seed`, and the number of `processes`.
@@ -104,7 +104,7 @@ def write_report(networks: dict[str, torch.nn.Module], run: Path, folder: Path, 
     save_autoencoder(networks["autoencoder"], folder / AUTOENCODER.name)
     for name in ("unet", "flow"):
         save_network(networks[name], folder / f"{name}.safetensors")
-    logs = take_logs(run, folder)
+    logs = take_logs(trained, folder)
     draw_curves(logs, folder / "loss.png")
     write_card(networks, logs, facts, device, folder / "README.md")
     draw_reconstructions(networks["autoencoder"], pictures, folder / "reconstructions.jpg")
@@ -128,7 +128,8 @@ Weights are the exponential moving average (0.999, of the stage *detail* 0.995),
 ## Training
 
     python -m tools.bench.registry_weights DIR
-    python dev.py train --images DIR --weights DIR {steps} --seed {seed}
+    python dev.py train --images DIR --weights DIR {steps} \\
+        --processes {processes} --seed {seed}
 
 | | steps | hours | last training loss | held back |
 |---|---|---|---|---|
@@ -151,5 +152,5 @@ painters who died by 1944, Met Open Access (western paintings), Song and Ming la
 of strokes and dots that the script draws at random. The pictures are not part of the repository. StyleID's own 20 contents and 40 styles,
 and what the demo and the tests show, were never trained on.
 
-A third of the samples of UNet and transformer are photographs, a third paintings, and a third are drawn.
+Of the samples of UNet and transformer a third are photographs, a third paintings, and a third are drawn.
 """

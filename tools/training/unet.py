@@ -22,15 +22,15 @@ VALIDATION_TIMESTEPS = (50, 250, 500, 750, 950)
 def training_latents(encoder: torch.nn.Module, paths: list[Path], folder: Path,
                      device: torch.device) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Latents of all pictures at each size, also mirrored, and their prompts' indices; kept in `folder`, as they take minutes."""
-    kept, encoded_by = folder / "latents.pt", fingerprint(encoder)
+    kept, origin = folder / "latents.pt", [fingerprint(encoder), *map(str, paths)]
     known = torch.load(kept) if kept.exists() else {}
-    if known.get("encoded by") != encoded_by:
+    if known.get("origin") != origin:
         latents = []
         for side in SHORT_SIDES:
             pictures = load_pictures(paths, (side,))
             pictures += [picture.flip(-1) for picture in pictures]
             latents += gathered(encode_all(encoder, own_part(pictures)[0], device))
-        known = {"encoded by": encoded_by, "latents": latents}
+        known = {"origin": origin, "latents": latents}
         torch.save(known, kept)
     return known["latents"], torch.tensor([label_of(path) for path in paths] * 2 * len(SHORT_SIDES))
 
