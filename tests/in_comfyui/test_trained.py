@@ -25,6 +25,7 @@ PICTURES = Path(__file__).resolve().parents[1] / "pictures"
 OWN = os.environ.get("STYLEID_PICTURES")
 CONTENTS = Path(OWN) / "content" if OWN else PICTURES
 SIDE = 256
+OWN_FOREIGN_SHARPENED = {"inject": False}, {"temperature": 1.0}, {}  # keys: the model's, the style's, the style's at 1.5
 UNET, TRANSFORMER = "UNet", "transformer"
 of_the_unet, of_the_transformer = (pytest.mark.parametrize("name", [name], indirect=True) for name in (UNET, TRANSFORMER))
 
@@ -172,7 +173,7 @@ def deviations(transfer, contents, styles):
 
 
 def test_temperature_sharpens_the_attention(name, deviations, measured):
-    own, foreign, sharpened = (deviations(**options) for options in ({"inject": False}, {"temperature": 1.0}, {}))
+    own, foreign, sharpened = (deviations(**options) for options in OWN_FOREIGN_SHARPENED)
     measured(f"{name}, deviation of attention logits, own keys", own)
     measured("with the style's keys, temperature 1", foreign)
     measured("with the style's keys, temperature 1.5", sharpened, at_least=foreign)
@@ -184,7 +185,7 @@ def test_foreign_keys_flatten_the_attention_and_temperature_restores_it(request,
     """
     if name == UNET:
         misses(request, "this small model's queries fit foreign keys as well as its own, so there is nothing to restore")
-    own, foreign, sharpened = (deviations(**options) for options in ({"inject": False}, {"temperature": 1.0}, {}))
+    own, foreign, sharpened = (deviations(**options) for options in OWN_FOREIGN_SHARPENED)
     measured(f"{name}, style's keys at temperature 1: deviation as a share of own keys'", foreign / own, at_most=0.8)
     measured("with the style's keys, temperature 1.5: how far from own keys'", abs(sharpened - own), at_most=own - foreign)
     if name == TRANSFORMER:
@@ -196,5 +197,5 @@ def test_foreign_keys_flatten_the_attention_and_temperature_restores_it(request,
 def test_the_page_of_settings_says_what_was_measured(deviations):
     text = " ".join((PICTURES.parents[1] / "docs" / "settings.md").read_text(encoding="utf-8").split())
     [told] = re.findall(r"(\d\.\d\d) with its own keys, (\d\.\d\d) with the style's, (\d\.\d\d) at temperature 1\.5", text)
-    found = [deviations(**options) for options in ({"inject": False}, {"temperature": 1.0}, {})]
+    found = [deviations(**options) for options in OWN_FOREIGN_SHARPENED]
     assert [float(value) for value in told] == pytest.approx(found, abs=0.02)
