@@ -91,7 +91,7 @@ def token_shapes(model: ModelPatcher, blocks: list[Block], size: tuple[int, int]
 
 
 def block_address(extra_options: dict) -> Block:
-    return (*extra_options["block"], extra_options["block_index"])
+    return Block(*extra_options["block"], extra_options["block_index"])  # torch 2.11 compiles no plain tuple that stands for one
 
 
 def put_around(options: dict, first: tuple = (), last: tuple = ()):
