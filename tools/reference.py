@@ -20,7 +20,7 @@ def style_attention(q, q_content, k_style, v_style, heads: int, gamma: float, ta
 
 
 def nearest(sigmas: list[float], sigma: torch.Tensor) -> int:
-    return int((torch.tensor(sigmas) / sigma).log().abs().argmin())
+    return int((torch.tensor(sigmas) / sigma.cpu()).log().abs().argmin())
 
 
 def unmoved(k: torch.Tensor) -> torch.Tensor:
@@ -63,7 +63,7 @@ def formula_attention(model, *styles: Stylized):
             out = (1 - total).clamp(min=0) * attention(q, k, v, attn1.heads)
             for each, weight in zip(styles, weights):
                 step = nearest(each.style.sigmas, extra_options["sigmas"][0])
-                n_content, n_style = (features.source.steps[step][index] for features in (each.content, each.style))
+                n_content, n_style = (features.source.steps[step][index].to(q) for features in (each.content, each.style))
                 n_style = n_style[:, over_tokens(each.style_mask, each.style.latent, n_style.shape[1])[:, 0] >= 0.5]
                 out += weight / total.clamp(min=1) * style_attention(q, attn1.to_q(n_content), attn1.to_k(n_style), attn1.to_v(n_style),
                                                                      attn1.heads, each.gamma, each.tau)
@@ -104,7 +104,7 @@ def formula_in_sequence(model, picture: slice, *styles: Stylized, order: list | 
         of_picture = (1 - total).clamp(min=0) * out[:, start:end]
         for each, weight in zip(styles, weights):
             step, at = nearest(each.style.sigmas, options["sigmas"][0]), each.style.blocks.index(block)
-            (q_content, *_), (_, k_style, v_style) = (features.source.steps[step][at].double().chunk(3, -1)
+            (q_content, *_), (_, k_style, v_style) = (features.source.steps[step][at].to(q).chunk(3, -1)
                                                       for features in (each.content, each.style))
             k_style = each.moved(k_style)
             kept = over_tokens(each.style_mask, each.style.latent, k_style.shape[1])[:, 0] >= 0.5

@@ -34,7 +34,13 @@ def from_latent(latent: dict) -> torch.Tensor:
 
 
 def relative_error(a: torch.Tensor, b: torch.Tensor) -> float:
+    a, b = a.cpu(), b.cpu()
     return ((a - b).norm() / b.norm()).item()
+
+
+def free_memory(count: float):
+    """Stands for comfy.model_management.get_free_memory."""
+    return lambda device=None, torch_free_too=False: (count, count) if torch_free_too else count
 
 
 def with_steps(features, steps: list):

@@ -1,5 +1,6 @@
 """Injection beside other nodes in the graph: the paper's formulas on a model that has the other node must give the same."""
 
+import comfy.model_management
 import pytest
 import torch
 from cases import relative_error
@@ -125,13 +126,17 @@ def test_an_attention_backend_of_another_pack_sees_every_call(pack, model, case,
 
 @pytest.mark.parametrize(("captured", "sampled"), [(True, False), (False, True), (True, True)])
 def test_lora_where_the_user_puts_it(pack, model, case, captured, sampled):
-    """Before the capture, before the sampling, or both: as a model whose weights were changed for good."""
-    merged = load_unet(unet_config=WIDE_HEADS)
+    """Before the capture, before the sampling, or both: as a model whose weights were changed for good, in the precision of ComfyUI's
+    LoRAs.
+    """
+    merged, device = load_unet(unet_config=WIDE_HEADS), comfy.model_management.get_torch_device()
+    precision = dict(device=device, dtype=comfy.model_management.lora_compute_dtype(device))
     patches = with_lora(model).patches
     for name, [(_, adapter, *_)] in patches.items():
         up, down, alpha, *_ = adapter.weights
         weight = merged.model.get_parameter(name.removesuffix(".weight") + ".weight")
-        weight.data += up @ down * (1.0 if alpha is None else alpha / down.shape[0])
+        change = up.to(**precision) @ down.to(**precision)
+        weight.data += change.to(weight) * (1.0 if alpha is None else alpha / down.shape[0])
 
     def transfer(with_style):
         recording, sampling = (with_style if wanted else model for wanted in (captured, sampled))

@@ -1,14 +1,18 @@
-"""What the pack adds to a model call, in operators and host synchronizations: of the same number on any device."""
+"""What the pack adds to a model call, in operators and host synchronizations: of the same number on any device, but for the copies that
+a GPU makes of features in RAM.
+"""
 
 from collections import Counter
 
 import pytest
 import torch
 from cases import invert_both
+from comfy.cli_args import args as comfyui
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tools.demo.transfer import sample_custom
 
+MOST = 1.05 if comfyui.cpu else 1.06  # as many operators as a call without the pack
 STEPS = 5  # of which, and of twice as many, the official timesteps have as many
 WAITING = ("item", "is_nonzero", "_local_scalar_dense")  # what float(tensor) and `if tensor` become
 
@@ -51,7 +55,7 @@ def test_the_cost_of_injection(pack, model, case, inverted, plain):
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
     operators, waits = per_call(lambda steps: sample_custom(m, case.positive, sigmas[:steps + 1], noise))
-    assert operators <= 1.05 * plain[0] and waits == plain[1] + 1
+    assert operators <= MOST * plain[0] and waits == plain[1] + 1
 
 
 @pytest.mark.parametrize("device", ["auto", "recompute"])
@@ -59,11 +63,11 @@ def test_the_cost_of_recording(pack, model, case, plain, device):
     [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_device=device)
     operators, waits = per_call(lambda steps: pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=steps,
                                                               schedule="official"))
-    assert operators <= 1.05 * plain[0] and waits == plain[1] + 1
+    assert operators <= MOST * plain[0] and waits == plain[1] + 1
 
 
 def test_the_cost_of_the_one_node(pack, model, case, plain):
     """An inversion of both pictures and the sampling: two model calls for each step."""
     inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive)
     operators, waits = per_call(lambda steps: pack.StyleIDSampler(steps=steps, **inputs))
-    assert operators <= 2 * 1.05 * plain[0] and waits == 2 * (plain[1] + 1)
+    assert operators <= 2 * MOST * plain[0] and waits == 2 * (plain[1] + 1)

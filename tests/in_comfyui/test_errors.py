@@ -4,7 +4,7 @@ import comfy.model_management
 import comfy.supported_models
 import pytest
 import torch
-from cases import with_steps
+from cases import free_memory, with_steps
 from comfy_extras.nodes_hypertile import HyperTile
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
@@ -280,7 +280,7 @@ def test_a_mask_of_nan(pack, inputs, case, calls):
 
 
 def test_features_that_do_not_fit(pack, inputs, monkeypatch):
-    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda device: 1e5)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", free_memory(1e5))
     with pytest.raises(ValueError, match=r"features of 3 steps would take 0.000\d+ GB, and only 0.0001 GB of RAM .* Set feature_dtype"):
         pack.StyleIDSampler(**inputs)
 

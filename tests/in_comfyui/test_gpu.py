@@ -1,5 +1,7 @@
 """What only a GPU can show: python dev.py test --gpu."""
 
+import warnings
+
 import pytest
 import torch
 from comfy.cli_args import args
@@ -49,3 +51,23 @@ def test_of_features_in_ram_two_steps_are_on_the_gpu(pack, model, case, kept_at)
         peaks.append(torch.cuda.max_memory_allocated())
     one_step = sum(n.nbytes for features in (content, style) for n in features.source.steps[0])
     assert peaks[1] - peaks[0] < 3.5 * one_step, "two steps, and the one that is being mixed"
+
+
+def test_the_host_waits_for_the_gpu_no_oftener_than_once_a_call(pack, model, case, kept_at):
+    """More than in sampling without injection."""
+    (noise, content, sigmas), (_, style, _) = kept_at("cpu")
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+
+    def waits(sampled, steps):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
+            sample_custom(sampled, case.positive, sigmas[:steps + 1], noise)
+            torch.cuda.set_sync_debug_mode("default")
+        return sum("synchroniz" in str(warning.message) for warning in caught)
+
+    in_three_steps = []
+    for sampled in (model, m):
+        sample_custom(sampled, case.positive, sigmas, noise)  # loads and warms up
+        in_three_steps.append(waits(sampled, 5) - waits(sampled, 2))
+    assert in_three_steps[0] <= in_three_steps[1] <= in_three_steps[0] + 3

@@ -76,7 +76,7 @@ def only_for(prompts: list, patched):
         calls = len(transformer_options["cond_or_uncond"])
         outputs = []
         for part_x, part_t, part_context in zip(x.chunk(calls), timesteps.chunk(calls), context.chunk(calls)):
-            inside = any(torch.equal(part_context, each) for each in wanted)
+            inside = any(torch.equal(part_context, each.to(part_context)) for each in wanted)
             options = transformer_options | ({"patches_replace": replacements} if inside else {})
             outputs.append(executor(part_x, part_t, part_context, y, control, options, **kwargs))
         return torch.cat(outputs)

@@ -101,7 +101,8 @@ def test_captured_features(model, golden, captured, assert_parity, projection):
         t, block = key.split(".")[2:]
         n = features.source.steps[golden.timesteps.index(int(t[1:]))][features.blocks.index(("output", int(block[7:]), 0))]
         attn1 = model.model.diffusion_model.output_blocks[int(block[7:])][1].transformer_blocks[0].attn1
-        heads = getattr(attn1, f"to_{letter}")(n)[0].unflatten(-1, (8, -1)).movedim(1, 0)
+        to = getattr(attn1, f"to_{letter}")
+        heads = to(n.to(to.weight))[0].unflatten(-1, (8, -1)).movedim(1, 0)
         assert_parity(f"{golden.steps} steps, captured {key}", heads, golden[key], STAGE)
 
 
@@ -162,7 +163,7 @@ def refined_inversion(pack_module, model, context, z, timesteps: list[int], roun
     """z (1, C, H, W) after each step up the timesteps."""
     runs, schedules, paths = (pack_module(name) for name in ("nodes.engine.runs", "styleid_core.schedules", "styleid_core.paths"))
     sampling = model.get_model_object("model_sampling")
-    sigmas, trajectory = sampling.sigmas[timesteps], []
+    sigmas, trajectory = sampling.sigmas.cpu()[timesteps], []
     schedule = schedules.refined(schedules.ddim_schedule(sigmas.flip(0)), rounds, sampling.percent_to_sigma(0.75))
     runs.invert(model, [[context, {}]], [to_latent(z)["samples"]], schedule,
                 lambda step, x0, x, total: trajectory.append(x / paths.vp_scale(sigmas[step + 1])))
@@ -190,7 +191,7 @@ class PredictsV(UNetModel):
     """The same weights in another parameterisation: v = sqrt(1 + sigma^2) eps - sigma z."""
 
     def _forward(self, x, timesteps=None, *args, **kwargs):
-        sigma = self.sigmas[timesteps.long()][:, None, None, None]
+        sigma = self.sigmas.to(x)[timesteps.long()][:, None, None, None]
         return (1 + sigma ** 2) ** 0.5 * super()._forward(x, timesteps, *args, **kwargs) - sigma * x
 
 

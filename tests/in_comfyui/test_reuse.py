@@ -3,6 +3,7 @@
 import comfy.model_management
 import pytest
 import torch
+from cases import free_memory
 
 STEPS = 3
 
@@ -116,7 +117,8 @@ def test_little_memory_remembers_the_last_transfer(monkeypatch, pack_module, inp
 def test_short_memory_makes_way(monkeypatch, inputs, case, calls_of, known):
     calls_of(inputs)
     free = comfy.model_management.get_free_memory
-    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *args: 0 if known else free(*args))
+    monkeypatch.setattr(comfy.model_management, "get_free_memory",
+                        lambda *args, **kwargs: (free_memory(0) if known else free)(*args, **kwargs))
     assert calls_of(inputs | dict(content=another(case.style))) == 2 * STEPS, "what this very run needs is not inverted again"
 
 

@@ -8,7 +8,7 @@ import comfy.supported_models
 import folder_paths
 import pytest
 import torch
-from cases import relative_error
+from cases import free_memory, relative_error
 from sequences import CONTENT, KNOWN, ODD, ORDER, SETTINGS, STEPS, STYLE, TOKENS, captured_in_sampling, inverted, picture_of
 
 from nodes import KSamplerAdvanced
@@ -210,7 +210,7 @@ def test_features_that_do_not_fit_are_recomputed(pack, monkeypatch, caplog):
                   positive=prompt("flux", TOKENS), steps=STEPS)
     kept = stylize(pack, **inputs)["samples"]
     inputs["content"], inputs["style"] = latent("flux", CONTENT, 1), latent("flux", STYLE, 2)  # others, which are not remembered
-    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: 1000)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", free_memory(1000))
     with caplog.at_level("INFO", logger="styleid"):
         assert torch.equal(stylize(pack, **inputs)["samples"], kept)
     assert sum("They are recomputed at every sampling step" in message for message in caplog.messages) == 2

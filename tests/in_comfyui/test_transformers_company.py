@@ -15,7 +15,7 @@ import comfy.ops
 import comfy.sd
 import pytest
 import torch
-from cases import relative_error
+from cases import free_memory, relative_error
 from comfy.model_patcher import ModelPatcher
 from comfy_extras.nodes_model_patch import QwenImageDiffsynthControlnet
 from comfy_extras.nodes_torch_compile import TorchCompileModel
@@ -61,6 +61,10 @@ def test_a_lora(pack, model, family):
 OPERATIONS = comfy.ops.disable_weight_init
 
 
+def patcher_of(network: torch.nn.Module) -> ModelPatcher:
+    return ModelPatcher(network, comfy.model_management.get_torch_device(), torch.device("cpu"))
+
+
 def flux_controlnet(**options):
     network = comfy.ldm.flux.controlnet.ControlNetFlux(latent_input=True, control_latent_channels=16, operations=OPERATIONS,
                                                        **SMALL["flux"].config | dict(in_channels=16, dtype=torch.float32))
@@ -101,7 +105,7 @@ class AsVAE:
 
 def controlled(make, family: str, positive: list) -> list:
     """CONDITIONING with a ControlNet of the family."""
-    control = make(compression_ratio=1, load_device=torch.device("cpu"))
+    control = make(compression_ratio=1, load_device=comfy.model_management.get_torch_device())
     control.set_cond_hint(torch.rand(1, 3, 8 * CONTENT[0], 8 * CONTENT[1]), vae=AsVAE(latent(family, CONTENT, 9)["samples"]))
     return [[text, entry | {"control": control, "control_apply_to_uncond": True}] for text, entry in positive]
 
@@ -116,11 +120,11 @@ def test_a_controlnet(pack, family, make):
 
 def test_the_controlnet_of_z_image(pack):
     """A patch of the model that remembers where it is among the blocks, and so cannot meet two calls at a time."""
-    model, cpu, positive = load_transformer("z_image"), torch.device("cpu"), prompt("z_image", TOKENS)
+    model, positive = load_transformer("z_image"), prompt("z_image", TOKENS)
     network = seeded(comfy.ldm.lumina.controlnet.ZImage_Control(dim=256, n_heads=4, n_kv_heads=4, multiple_of=16, ffn_dim_multiplier=0.5,
                                                                 n_control_layers=15, dtype=torch.float32, operations=OPERATIONS))
     vae, picture = AsVAE(latent("z_image", CONTENT, 9)["samples"]), torch.rand(1, 8 * CONTENT[0], 8 * CONTENT[1], 3)
-    [controlled] = QwenImageDiffsynthControlnet().diffsynth_controlnet(model, ModelPatcher(network, cpu, cpu), vae, picture, 1.0)
+    [controlled] = QwenImageDiffsynthControlnet().diffsynth_controlnet(model, patcher_of(network), vae, picture, 1.0)
     changed = check_formula(pack, controlled, "z_image", positive, picture_of("z_image", CONTENT))
     assert relative_error(changed, inverted(pack, model, "z_image", CONTENT, 1)[0]["samples"]) > 1e-3
 
@@ -129,7 +133,7 @@ def test_the_controlnet_of_z_image(pack):
 def test_the_controlnet_of_anima(pack):
     """LLLite: patches of what enters queries, keys and values."""
     nodes, lllite = (importlib.import_module(name) for name in ("comfy_extras.nodes_model_patch", "comfy.ldm.anima.lllite"))
-    model, cpu, positive, conditioning = load_transformer("anima"), torch.device("cpu"), prompt("anima", TOKENS), "lllite_conditioning1"
+    model, positive, conditioning = load_transformer("anima"), prompt("anima", TOKENS), "lllite_conditioning1"
     shapes = {f"{conditioning}.conv1.weight": (8, 3, 4, 4), f"{conditioning}.conv3.weight": (16, 8, 4, 4),
               f"{conditioning}.proj.weight": (12, 16, 1, 1)}
     for number, name in product(range(3), "qkv"):
@@ -138,7 +142,7 @@ def test_the_controlnet_of_anima(pack):
     weights = {name: torch.empty(shape) for name, shape in shapes.items()}
     network = lllite.AnimaLLLite(weights, {}, dtype=torch.float32, operations=OPERATIONS)
     picture = torch.rand(1, 8 * CONTENT[0], 8 * CONTENT[1], 3)
-    [controlled] = nodes.AnimaLLLiteApply().apply_patch(model, ModelPatcher(seeded(network), cpu, cpu), picture, 1.0, 0.0, 1.0)
+    [controlled] = nodes.AnimaLLLiteApply().apply_patch(model, patcher_of(seeded(network)), picture, 1.0, 0.0, 1.0)
     changed = check_formula(pack, controlled, "anima", positive, picture_of("anima", CONTENT))
     assert relative_error(changed, inverted(pack, model, "anima", CONTENT, 1)[0]["samples"]) > 1e-3
 
@@ -158,7 +162,7 @@ def test_guidance_in_two_calls(pack, model, family, monkeypatch):
     m.set_model_unet_function_wrapper(counted)
     together = sample_custom(m, positive, sigmas, noise, cfg=4.0, negative=negative)["samples"]
     monkeypatch.setattr(ModelPatcher, "get_free_memory", lambda self, device: 0)
-    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: 0)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", free_memory(0))
     split = sample_custom(m, positive, sigmas, noise, cfg=4.0, negative=negative)["samples"]
     assert batches == [2] * STEPS + [1] * 2 * STEPS
     assert relative_error(split, together) < 1e-4
