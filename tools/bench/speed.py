@@ -1,10 +1,12 @@
 """What the method costs beyond its model calls: python dev.py bench.
 
 On the same weights: as many calls of the bare model (the floor), this pack with features kept in several ways, and the straightforward
-way. Each has a process of its own, where it runs in turn with the floor. The weights are random, on which speed does not depend.
+way. Each runs in turn with the floor; on a CPU in a process of its own, where memory is counted by process. The weights are random, on
+which speed does not depend.
 """
 
 import argparse
+import gc
 import json
 import math
 import platform
@@ -37,6 +39,9 @@ SD1 = UNET | dict(model_channels=320, context_dim=768)
 SDXL = UNET | dict(model_channels=320, context_dim=2048, num_heads=-1, num_head_channels=64, use_linear_in_transformer=True,
                    num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4], transformer_depth=[0, 0, 2, 2, 10, 10], transformer_depth_middle=10,
                    transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10], num_classes="sequential", adm_in_channels=2816)
+FLUX = dict(image_model="flux", in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=4096, hidden_size=3072, mlp_ratio=4.0,
+            num_heads=24, depth=5, depth_single_blocks=10, axes_dim=[16, 56, 56], theta=10000, patch_size=2, qkv_bias=True,
+            guidance_embed=True, txt_ids_dims=[])
 GPU = torch.cuda.is_available()
 FLOOR, STRAIGHTFORWARD = "model calls alone", "straightforward"
 ON_A_GPU = {"auto, on the GPU": ("auto", "gpu"), "auto, in RAM": ("auto", "cpu"),
@@ -48,18 +53,26 @@ VARIANTS = [FLOOR, *KEPT, *ONE_NODE, STRAIGHTFORWARD]
 
 
 class Case(NamedTuple):
-    """A UNet in fp16 on a GPU and fp32 on a CPU, on latents of `side` x `side`."""
-    unet: dict
+    """A network, in half precision on a GPU and fp32 on a CPU, on `batch` latents (`channels`, `side`, `side`)."""
+    config: dict
     family: type
     blocks: str
     side: int
+    batch: int = 1
+    channels: int = 4
+
+    @property
+    def variants(self) -> list[str]:
+        return [name for name in VARIANTS if name != STRAIGHTFORWARD or "image_model" not in self.config]
 
 
 CASES = {
     "SD 1.x in small, 256 x 256": Case(UNET, comfy.supported_models.SD15, "6-11", 32),
     "SD 1.5, 512 x 512": Case(SD1, comfy.supported_models.SD15, "6-11", 64),
-    "SD 1.5, 1024 x 1024": Case(SD1, comfy.supported_models.SD15, "6-11", 128),
+    "SD 1.5, 4 pictures of 512 x 512": Case(SD1, comfy.supported_models.SD15, "6-11", 64, 4),
+    "SD 1.5, 768 x 768": Case(SD1, comfy.supported_models.SD15, "6-11", 96),
     "SDXL, 1024 x 1024": Case(SDXL, comfy.supported_models.SDXL, "auto", 128),
+    "Flux at a quarter of its depth, 1024 x 1024": Case(FLUX, comfy.supported_models.Flux, "auto", 128, channels=16),
 }
 ON_CPU, ON_GPU = list(CASES)[:1], list(CASES)[1:]
 
@@ -69,21 +82,26 @@ class Measured(NamedTuple):
     floor: list[float]  # seconds of the floor in the same rounds
     calls: int
     peak_bytes: int  # over the floor's; of GPU memory as torch counts it, or of the process on a CPU
+    floor_peak_bytes: int
     feature_bytes: int | None
 
 
 def random_model(case: Case):
-    dtype = torch.float16 if GPU else torch.float32
-    patcher = new_unet(case.unet | dict(dtype=dtype), case.family)
-    generator = torch.Generator().manual_seed(0)
+    half = torch.bfloat16 if "image_model" in case.config else torch.float16
+    patcher = new_unet(case.config | dict(dtype=half if GPU else torch.float32), case.family)
+    generator = torch.Generator(patcher.load_device).manual_seed(0)
     for name, parameter in patcher.model.diffusion_model.named_parameters():
         spread = 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.02
-        parameter.data.normal_(1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0, spread, generator=generator)
+        drawn = torch.empty_like(parameter, device=patcher.load_device)
+        parameter.data.copy_(drawn.normal_(1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0, spread, generator=generator))
     return patcher
 
 
 def conditioning(case: Case) -> list:
-    return [[torch.randn(1, 77, case.unet["context_dim"]), {"pooled_output": torch.zeros(1, 1280)}]]
+    if "image_model" in case.config:
+        return [[torch.randn(1, 256, case.config["context_in_dim"]),
+                 {"pooled_output": torch.zeros(1, case.config["vec_in_dim"]), "guidance": 1.0}]]
+    return [[torch.randn(1, 77, case.config["context_dim"]), {"pooled_output": torch.zeros(1, 1280)}]]
 
 
 class Run:
@@ -92,9 +110,10 @@ class Run:
     def __init__(self, case: Case):
         self.pack, self.case, self.calls = load_pack(), case, 0
         self.model = random_model(case)
-        self.model.model.diffusion_model.time_embed.register_forward_hook(self.count)
+        network = self.model.model.diffusion_model
+        (network.time_in if "image_model" in case.config else network.time_embed).register_forward_hook(self.count)
         self.positive = conditioning(case)
-        self.content, self.style = ({"samples": torch.randn(1, 4, case.side, case.side)} for _ in range(2))
+        self.content, self.style = ({"samples": torch.randn(case.batch, case.channels, case.side, case.side)} for _ in range(2))
 
     def count(self, *_):
         self.calls += 1
@@ -156,27 +175,33 @@ def timed(run: Run, variant: str, steps: int) -> tuple[float, int | None]:
     return time.perf_counter() - started, feature_bytes
 
 
-def measure(case: Case, variant: str, steps: int, rounds: int) -> Measured:
+def measure(run: Run, variant: str, steps: int, rounds: int) -> Measured:
+    run.variant(variant, 2)  # loads the model and warms up
+    gc.collect()
+    if GPU:
+        torch.cuda.reset_peak_memory_stats()
+    run.floor(steps)
+    floor_peak, run.calls = peak(), 0
+    _, feature_bytes = timed(run, variant, steps)
+    calls, peak_bytes = run.calls, peak() - floor_peak
+    pairs = [(timed(run, variant, steps)[0], timed(run, FLOOR, steps)[0]) for _ in range(rounds)]
+    return Measured(*map(list, zip(*pairs)), calls, peak_bytes, floor_peak, feature_bytes)
+
+
+def measured_here(case: str, variants: list[str], steps: int, rounds: int) -> list[Measured]:
     torch.manual_seed(0)
-    run = Run(case)
     with torch.inference_mode():
-        run.variant(variant, 2)  # loads the model and warms up
-        if GPU:
-            torch.cuda.reset_peak_memory_stats()
-        run.floor(steps)
-        floor_peak, run.calls = peak(), 0
-        _, feature_bytes = timed(run, variant, steps)
-        calls, peak_bytes = run.calls, peak() - floor_peak
-        pairs = [(timed(run, variant, steps)[0], timed(run, FLOOR, steps)[0]) for _ in range(rounds)]
-    return Measured(*map(list, zip(*pairs)), calls, peak_bytes, feature_bytes)
+        run = Run(CASES[case])
+        return [measure(run, variant, steps, rounds) for variant in variants]
 
 
-def measured_apart(case: str, variant: str, steps: int, rounds: int) -> Measured:
-    command = [sys.executable, "-m", "tools.bench.speed", "--one", case, variant, "--steps", str(steps), "--rounds", str(rounds)]
+def measured_apart(case: str, variants: list[str], steps: int, rounds: int) -> list[Measured]:
+    """In another process."""
+    command = [sys.executable, "-m", "tools.bench.speed", "--one", case, *variants, "--steps", str(steps), "--rounds", str(rounds)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{case}, {variant} failed:\n{done.stderr[-2000:]}")
-    return Measured(*json.loads(done.stdout.splitlines()[-1]))
+        sys.exit(f"{case}, {', '.join(variants)} failed:\n{done.stderr[-2000:]}")
+    return [Measured(*each) for each in json.loads(done.stdout.splitlines()[-1])]
 
 
 def line(variant: str, measured: Measured) -> str:
@@ -192,11 +217,11 @@ def main():
     parser.add_argument("--steps", type=int, default=50 if GPU else 20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / f"speed_{'gpu' if GPU else 'cpu'}.md")
-    parser.add_argument("--one", nargs=2, metavar=("CASE", "VARIANT"), help=argparse.SUPPRESS)
+    parser.add_argument("--one", nargs="+", metavar="NAME", help=argparse.SUPPRESS)  # a case, and its variants
     options = parser.parse_args()
     if options.one:
-        case, variant = options.one
-        sys.stdout.write(json.dumps(measure(CASES[case], variant, options.steps, options.rounds)) + "\n")
+        case, *variants = options.one
+        sys.stdout.write(json.dumps(measured_here(case, variants, options.steps, options.rounds)) + "\n")
         return
     machine = torch.cuda.get_device_name() if GPU else f"{platform.machine()}, {torch.get_num_threads()} threads"
     lines = ["# Speed and memory", "",
@@ -204,12 +229,15 @@ def main():
              f"{comfyui_version.__version__}; {options.steps} steps, medians of {options.rounds} rounds. \"Over the floor\": compared "
              "with as many calls of the bare model in the same round. Made by `python dev.py bench`.", ""]
     for case in options.cases:
-        lines += [f"### {case}", "", "| | seconds | over the floor | model calls | peak memory over the floor | features of one picture |",
-                  "|---|---|---|---|---|---|"]
-        for variant in VARIANTS:
-            say(f"{case}: {variant}")
-            lines.append(line(variant, measured_apart(case, variant, options.steps, options.rounds)))
-        lines.append("")
+        rows = []
+        variants = CASES[case].variants
+        for together in [variants] if GPU else [[variant] for variant in variants]:
+            say(f"{case}: {', '.join(together)}")
+            rows += measured_apart(case, together, options.steps, options.rounds)
+        floor_peak = statistics.median(row.floor_peak_bytes for row in rows)
+        lines += [f"### {case}", "", f"The floor's peak is {floor_peak / 1e9:.2f} GB.", "",
+                  "| | seconds | over the floor | model calls | peak memory over the floor | features of one picture |",
+                  "|---|---|---|---|---|---|", *map(line, variants, rows), ""]
         options.out.write_text("\n".join(lines), encoding="utf-8")
     say(f"Written: {options.out}")
     sys.stdout.write("\n".join(lines) + "\n")

@@ -22,7 +22,7 @@ from ..pack import load_pack
 from .speed import CASES, GPU, conditioning, random_model
 
 CASE = "SD 1.5, 512 x 512"
-SMALL = CASES[CASE]._replace(unet=WIDE_HEADS)  # a CPU would take minutes for each call
+SMALL = CASES[CASE]._replace(config=WIDE_HEADS)  # a CPU would take minutes for each call
 STEPS, ROUNDS = 2, 5
 LEFT = torch.zeros(1, 512, 512)
 LEFT[..., :256] = 1
