@@ -21,10 +21,10 @@ from tools.miniature.autoencoder import WEIGHTS
 from tools.miniature.flow import load_trained_flow, new_flow
 from tools.miniature.unet import TRAINED_UNET, MiniatureSD, load_trained_unet, new_unet
 from tools.training.autoencoder import autoencoder_task, new_autoencoder, shipped_autoencoder
-from tools.training.detail import detail_task, restoration
+from tools.training.detail import decoder_task, detail_task, restoration
 from tools.training.flow import flow_task, untrained_flow
 from tools.training.loop import Task, train
-from tools.training.pictures import find_pictures, load_squares, random_crops
+from tools.training.pictures import Pool, find_pictures, load_squares
 from tools.training.report import save_network, write_report
 from tools.training.unet import unet_task, untrained_unet
 
@@ -82,9 +82,12 @@ def test_the_papers_pictures_and_those_shown_are_never_trained_on(tmp_path):
 
 
 def test_crops_come_from_pictures_that_are_large_enough():
-    pictures = [torch.zeros(3, 8, 40), torch.ones(3, 20, 30)]
-    crops, chosen = random_crops(pictures, 16, 16, torch.Generator().manual_seed(0))
-    assert crops.shape == (16, 3, 16, 16) and chosen.eq(1).all() and crops.eq(1).all()
+    pictures = [torch.zeros(3, 8, 40), torch.arange(1.0, 1801).view(3, 20, 30), torch.zeros(3, 40, 15)]
+    crops, chosen = Pool(pictures, CPU).crops(50, 16, torch.Generator().manual_seed(0))
+    assert crops.shape == (50, 3, 16, 16) and chosen.eq(1).all()
+    places = [(int(crop[0, 0, 0]) - 1) // 30 for crop in crops], [(int(crop[0, 0, 0]) - 1) % 30 for crop in crops]
+    assert [(min(place), max(place)) for place in places] == [(0, 4), (0, 14)]
+    assert all(torch.equal(crop, pictures[1][:, top:top + 16, left:left + 16]) for crop, top, left in zip(crops, *places))
 
 
 @pytest.mark.slow
@@ -97,7 +100,7 @@ def test_the_autoencoder_is_trained_on_and_reported(tmp_path, weights):
     lpips = load_lpips(weights, CPU).call
 
     def trained(steps):
-        task = detail_task(shipped_autoencoder(), [picture], [picture], [picture], lpips, CPU)
+        task = detail_task(shipped_autoencoder(), [picture], [picture], [picture], lpips, CPU, 1)
         return train(task, run, steps, 1e-3, 0, CPU, every=1)
 
     trained(1)
@@ -114,6 +117,17 @@ def test_the_autoencoder_is_trained_on_and_reported(tmp_path, weights):
         assert (folder / name).read_bytes() == (WEIGHTS / name).read_bytes(), name
     assert [row["step"] for row in csv.DictReader((folder / "detail.csv").open())] == ["1", "2", "3"]
     assert "--detail-steps 3 --unet-steps" in (folder / "README.md").read_text()
+
+
+@pytest.mark.slow
+def test_the_decoder_is_trained_on_alone(losses, drawing, weights):
+    """In batches twice as large: it restores better, from latents that are the same."""
+    autoencoder, lpips = shipped_autoencoder(), load_lpips(weights, CPU).call
+    encoder = [parameter.clone() for parameter in autoencoder[0].parameters()]
+    task = decoder_task(autoencoder, drawing, drawing, drawing, lpips, CPU, 2)
+    first, _, last = losses(task, 1e-4)
+    assert last < first
+    assert all(torch.equal(*pair) for pair in zip(encoder, autoencoder[0].parameters()))
 
 
 def test_fine_energy_is_power_above_a_quarter_of_nyquists_frequency():
@@ -173,7 +187,7 @@ def drawing(tmp_path):
 
 @pytest.mark.slow
 def test_the_autoencoder_learns(losses, drawing):
-    first, _, last = losses(autoencoder_task(new_autoencoder(0), drawing, drawing, CPU), 1e-3)
+    first, _, last = losses(autoencoder_task(new_autoencoder(0), drawing, drawing, CPU, 1), 1e-3)
     assert last < 0.9 * first
 
 
@@ -184,7 +198,7 @@ def test_the_autoencoder_learns(losses, drawing):
 def test_a_model_learns(losses, drawing, tmp_path, untrained, task, rate, new):
     """On one picture, in a few steps: the loss falls, and what is saved is what ComfyUI loads."""
     patcher = untrained(0)
-    first, _, last = losses(task(patcher, shipped_autoencoder()[0], drawing, drawing, tmp_path, 0, CPU), rate)
+    first, _, last = losses(task(patcher, shipped_autoencoder()[0], drawing, drawing, tmp_path, 0, CPU, 1), rate)
     assert last < 0.8 * first
     save_network(patcher.model.diffusion_model, tmp_path / "saved.safetensors")
     assert not any(new().model.diffusion_model.load_state_dict(load_file(tmp_path / "saved.safetensors")))

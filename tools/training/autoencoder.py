@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from ..demo.measures import psnr
 from ..miniature.autoencoder import AUTOENCODER, CHANNELS
 from .loop import Task, half_precision, own_part
-from .pictures import load_pictures, load_squares, random_crops, to_float
+from .pictures import Pool, load_pictures, load_squares, sent, to_float
 
 CROP = 128
 BATCH = 4
@@ -41,13 +41,15 @@ def shipped_autoencoder() -> torch.nn.Sequential:
     return network.requires_grad_(False)
 
 
-def autoencoder_task(autoencoder: torch.nn.Sequential, training: list[Path], held_back: list[Path], device: torch.device) -> Task:
-    pictures = load_pictures(training, SHORT_SIDES)
+def autoencoder_task(autoencoder: torch.nn.Sequential, training: list[Path], held_back: list[Path], device: torch.device,
+                     batch_scale: int) -> Task:
+    pictures = Pool(load_pictures(training, SHORT_SIDES), device)
     test = load_squares(held_back, 256)
 
     def loss(network, generator):
         encoder, decoder = network
-        x, noise = own_part(*prepare(random_crops(pictures, BATCH, CROP, generator)[0], generator, device, LATENT_NOISE))
+        crops, _ = pictures.crops(BATCH * batch_scale, CROP, generator)
+        x, noise = own_part(*prepare(crops, generator, LATENT_NOISE))
         with half_precision(device):
             z = encoder(x)
             restored = decoder(z + noise)
@@ -67,13 +69,13 @@ def latent_error(z: torch.Tensor) -> torch.Tensor:
     return (z.mean((0, 2, 3)).square() + (z.std((0, 2, 3)) - LATENT_STD).square()).mean()
 
 
-def prepare(crops: torch.Tensor, generator: torch.Generator, device: torch.device, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+def prepare(crops: torch.Tensor, generator: torch.Generator, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
     """uint8 crops (B, 3, H, W) as what to restore, mirrored half of the time, and the noise (B, C, H / 8, W / 8) for its latent."""
     if torch.rand(1, generator=generator) < 0.5:
         crops = crops.flip(-1)
     batch, _, height, width = crops.shape
     noises = noise * torch.randn(batch, CHANNELS, height // 8, width // 8, generator=generator)
-    return to_float(crops.to(device)).contiguous(memory_format=torch.channels_last), noises.to(device)
+    return to_float(crops).contiguous(memory_format=torch.channels_last), sent(noises, crops.device)
 
 
 def encode_all(encoder: torch.nn.Module, pictures: Iterable[torch.Tensor], device: torch.device) -> list[torch.Tensor]:

@@ -10,7 +10,7 @@ from ..miniature.flow import DEVIATION, new_flow
 from ..miniature.unet import PROMPTS, prompt_token
 from .autoencoder import encode_all
 from .loop import Task, half_precision, own_part
-from .pictures import load_squares
+from .pictures import Pool, load_squares, sent
 from .unet import random_batch, shares, training_latents
 
 BATCHES = ((16, 64), (24, 28), (32, 16), (48, 8))  # (latent side, batch), in turn
@@ -39,10 +39,10 @@ def untrained_flow(seed: int):
 
 
 def flow_task(patcher, encoder: torch.nn.Module, training: list[Path], held_back: list[Path], folder: Path, seed: int,
-              device: torch.device) -> Task:
+              device: torch.device, batch_scale: int) -> Task:
     latents, labels = training_latents(encoder, training, folder, device)
+    pool = Pool(latents, device, shares(labels))
     test = torch.stack(encode_all(encoder, load_squares(held_back, 256), device)) / DEVIATION
-    weights = shares(labels)
     tokens = torch.cat([prompt_token(prompt) for prompt in PROMPTS]).to(device)
 
     def errors(network, z, prompts, sigmas, noise):
@@ -53,11 +53,11 @@ def flow_task(patcher, encoder: torch.nn.Module, training: list[Path], held_back
         return (predicted.float() - (noise - z)).square().mean((1, 2, 3))
 
     def loss(network, generator):
-        z, prompts = random_batch(latents, labels, BATCHES, generator, weights)
+        z, prompts = random_batch(pool, labels, BATCHES, batch_scale, generator)
         sigmas = torch.randn(len(z), generator=generator).sigmoid()  # more of the middle (Esser et al. 2024)
         parts = own_part(z / DEVIATION, prompts, sigmas, torch.randn(z.shape, generator=generator))
         with mock.patch.object(comfy.model_management, "in_training", True):  # ComfyUI's fused kernels have no gradients
-            return errors(network, *(part.to(device) for part in parts)).mean()
+            return errors(network, *(sent(part, device) for part in parts)).mean()
 
     def validate(network):
         noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(seed))

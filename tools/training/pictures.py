@@ -1,5 +1,6 @@
 """The pictures that are trained on and those that are held back."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -42,7 +43,10 @@ def load_picture(path: Path, short_side: int, multiple: int = 8) -> torch.Tensor
 
 
 def load_pictures(paths: list[Path], short_sides: tuple[int, ...]) -> list[torch.Tensor]:
-    return [load_picture(path, side) for side in short_sides for path in tqdm(paths, f"Loading at {side} pixels", leave=False)]
+    with ThreadPoolExecutor() as threads:
+        return [picture for side in short_sides
+                for picture in tqdm(threads.map(lambda path, side=side: load_picture(path, side), paths), f"Loading at {side} pixels",
+                                    total=len(paths), leave=False)]
 
 
 def load_squares(paths: list[Path], side: int) -> torch.Tensor:
@@ -55,19 +59,30 @@ def to_float(pictures: torch.Tensor) -> torch.Tensor:
     return pictures.float() / 255
 
 
-def random_crops(tensors: list[torch.Tensor], count: int, side: int, generator: torch.Generator,
-                 weights: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crops (count, C, side, side) of random members that are large enough at random places, and the members' indices.
+class Pool:
+    """Pictures or latents (C, H, W) of any sizes, held on `device`; `weights` (members,) say how often each is taken beside the others."""
 
-    `weights` (members,) say how often each is taken beside the others.
-    """
-    large = torch.tensor([float(min(tensor.shape[-2:]) >= side) for tensor in tensors])
-    chosen = torch.multinomial(large if weights is None else large * weights, count, replacement=True, generator=generator)
-    crops = []
-    for i in chosen.tolist():
-        top, left = (torch.randint(length - side + 1, (1,), generator=generator).item() for length in tensors[i].shape[-2:])
-        crops.append(tensors[i][:, top:top + side, left:left + side])
-    return torch.stack(crops), chosen
+    def __init__(self, tensors: list[torch.Tensor], device: torch.device, weights: torch.Tensor | None = None):
+        self.flat = torch.cat([tensor.flatten(1) for tensor in tensors], 1).to(device)
+        self.sizes = torch.tensor([tensor.shape[-2:] for tensor in tensors])
+        areas = self.sizes.prod(1)
+        self.starts = areas.cumsum(0) - areas
+        self.weights = torch.ones(len(tensors)) if weights is None else weights
+
+    def crops(self, count: int, side: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """Crops (count, C, side, side) at random places of random members that are large enough, and the members' indices."""
+        large = self.sizes.amin(1) >= side
+        chosen = torch.multinomial(self.weights * large, count, replacement=True, generator=generator)
+        sizes = self.sizes[chosen]
+        top, left = (torch.rand(count, 2, generator=generator) * (sizes - side + 1)).long().unbind(1)
+        first, width = (sent(x, self.flat.device)[:, None, None] for x in (self.starts[chosen] + top * sizes[:, 1] + left, sizes[:, 1]))
+        across = torch.arange(side, device=self.flat.device)
+        return self.flat[:, first + across[:, None] * width + across].movedim(0, 1), chosen
+
+
+def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """The tensor on `device`, without a wait for what a GPU still has to do."""
+    return tensor if tensor.device.type == device.type else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def centre_crop(tensor: torch.Tensor, side: int) -> torch.Tensor:

@@ -18,6 +18,7 @@ from .pictures import load_squares, to_float
 REACHED = {  # by each stage on what is held back: what the curve shows, and what the card says
     "autoencoder": ("PSNR, dB", "PSNR {0:.2f} dB"),
     "detail": ("LPIPS", "LPIPS {0:.3f}"),
+    "decoder": ("LPIPS", "LPIPS {0:.3f}"),
     "unet": ("squared error of the noise", "squared error of the noise {0:.4f}"),
     "flow": ("squared error of the velocity", "squared error of the velocity {0:.4f}"),
 }
@@ -47,10 +48,11 @@ def read_log(path: Path) -> dict[str, list[float]]:
 
 def take_logs(trained: dict[str, Path], folder: Path) -> dict[str, dict]:
     """All logs, now in `folder`: those of the stages `trained`, and the shipped ones of the others."""
-    for name in REACHED:
-        source = trained.get(name, WEIGHTS / f"{name}.csv")
+    sources = {name: trained.get(name, WEIGHTS / f"{name}.csv") for name in REACHED}
+    sources = {name: source for name, source in sources.items() if source.exists()}  # the decoder need not have been trained alone
+    for name, source in sources.items():
         (folder / f"{name}.csv").write_bytes(source.read_bytes())  # which may be the same file
-    return {name: read_log(folder / f"{name}.csv") for name in REACHED}
+    return {name: read_log(folder / f"{name}.csv") for name in sources}
 
 
 def draw_curves(logs: dict[str, dict], path: Path):

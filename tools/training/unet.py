@@ -7,7 +7,7 @@ import torch
 from ..miniature.unet import PROMPTS, TRAINED_UNET, MiniatureSD, load_unet, prompt_token
 from .autoencoder import encode_all
 from .loop import Task, gathered, half_precision, own_part
-from .pictures import load_pictures, load_squares, random_crops
+from .pictures import Pool, load_pictures, load_squares, sent
 
 SHORT_SIDES = (160, 256, 384)
 BATCHES = ((16, 32), (32, 8))  # (latent side, batch), in turn: the larger teaches attention over more tokens
@@ -51,9 +51,9 @@ def untrained_unet(seed: int):
 
 
 def unet_task(patcher, encoder: torch.nn.Module, training: list[Path], held_back: list[Path], folder: Path, seed: int,
-              device: torch.device) -> Task:
+              device: torch.device, batch_scale: int) -> Task:
     latents, labels = training_latents(encoder, training, folder, device)
-    weights = shares(labels)
+    pool = Pool(latents, device, shares(labels))
     test = torch.stack(encode_all(encoder, load_squares(held_back, 256), device))
     alphas = alphas_cumprod(patcher.model.model_sampling).to(device)
     tokens = torch.cat([prompt_token(prompt) for prompt in PROMPTS]).to(device)
@@ -66,10 +66,10 @@ def unet_task(patcher, encoder: torch.nn.Module, training: list[Path], held_back
         return (predicted.float() - noise).square().mean((1, 2, 3))
 
     def loss(network, generator):
-        z, prompts = random_batch(latents, labels, BATCHES, generator, weights)
+        z, prompts = random_batch(pool, labels, BATCHES, batch_scale, generator)
         timesteps = torch.randint(1000, (len(z),), generator=generator)
         parts = own_part(z, prompts, timesteps, torch.randn(z.shape, generator=generator))
-        z, prompts, timesteps, noise = (part.to(device) for part in parts)
+        z, prompts, timesteps, noise = (sent(part, device) for part in parts)
         snr = alphas[timesteps] / (1 - alphas[timesteps])
         return ((MAX_SNR / snr).clamp(max=1) * errors(network, z, prompts, timesteps, noise)).mean()
 
@@ -83,12 +83,12 @@ def unet_task(patcher, encoder: torch.nn.Module, training: list[Path], held_back
     return Task("unet", patcher.model.diffusion_model, loss, validate)
 
 
-def random_batch(latents: list[torch.Tensor], labels: torch.Tensor, sizes: tuple[tuple[int, int], ...], generator: torch.Generator,
-                 weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Crops (B, C, side, side) of one of the `sizes` (side, B), and the index of each one's prompt; `weights` as in `random_crops`."""
+def random_batch(pool: Pool, labels: torch.Tensor, sizes: tuple[tuple[int, int], ...], batch_scale: int,
+                 generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Crops (batch_scale * B, C, side, side) of one of the `sizes` (side, B), and the index of each one's prompt."""
     side, batch = sizes[torch.randint(len(sizes), (1,), generator=generator).item()]
-    z, chosen = random_crops(latents, batch, side, generator, weights)
-    empty = torch.rand(batch, generator=generator) < EMPTY_PROMPT
+    z, chosen = pool.crops(batch * batch_scale, side, generator)
+    empty = torch.rand(len(z), generator=generator) < EMPTY_PROMPT
     return z, labels[chosen].masked_fill(empty, 0)
 
 
