@@ -106,7 +106,7 @@ def test_the_autoencoder_is_trained_on_and_reported(tmp_path, weights):
     trained(1)
     networks = {"autoencoder": trained(3), "unet": load_trained_unet().model.diffusion_model,
                 "flow": load_trained_flow().model.diffusion_model}
-    facts = dict(found=1, drawn=1, held_back=1, seed=0, processes=1,
+    facts = dict(found=1, drawn=1, held_back=1, seed=0, batch_scale=1, processes=1,
                  **restoration(networks["autoencoder"], load_squares([picture], 256), lpips, CPU))
     write_report(networks, {"detail": run / "detail.csv"}, folder, facts, CPU, pictures)
 

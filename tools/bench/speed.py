@@ -62,8 +62,12 @@ class Case(NamedTuple):
     channels: int = 4
 
     @property
+    def is_transformer(self) -> bool:
+        return "image_model" in self.config
+
+    @property
     def variants(self) -> list[str]:
-        return [name for name in VARIANTS if name != STRAIGHTFORWARD or "image_model" not in self.config]
+        return [name for name in VARIANTS if name != STRAIGHTFORWARD or not self.is_transformer]
 
 
 CASES = {
@@ -87,7 +91,7 @@ class Measured(NamedTuple):
 
 
 def random_model(case: Case):
-    half = torch.bfloat16 if "image_model" in case.config else torch.float16
+    half = torch.bfloat16 if case.is_transformer else torch.float16
     patcher = new_unet(case.config | dict(dtype=half if GPU else torch.float32), case.family)
     generator = torch.Generator(patcher.load_device).manual_seed(0)
     for name, parameter in patcher.model.diffusion_model.named_parameters():
@@ -98,7 +102,7 @@ def random_model(case: Case):
 
 
 def conditioning(case: Case) -> list:
-    if "image_model" in case.config:
+    if case.is_transformer:
         return [[torch.randn(1, 256, case.config["context_in_dim"]),
                  {"pooled_output": torch.zeros(1, case.config["vec_in_dim"]), "guidance": 1.0}]]
     return [[torch.randn(1, 77, case.config["context_dim"]), {"pooled_output": torch.zeros(1, 1280)}]]
@@ -111,7 +115,7 @@ class Run:
         self.pack, self.case, self.calls = load_pack(), case, 0
         self.model = random_model(case)
         network = self.model.model.diffusion_model
-        (network.time_in if "image_model" in case.config else network.time_embed).register_forward_hook(self.count)
+        (network.time_in if case.is_transformer else network.time_embed).register_forward_hook(self.count)
         self.positive = conditioning(case)
         self.content, self.style = ({"samples": torch.randn(case.batch, case.channels, case.side, case.side)} for _ in range(2))
 

@@ -60,7 +60,7 @@ def main(options):
     drawn = {name: draw_pictures(options.folder / name, count, options.seed + i, widths)
              for i, (name, (count, widths)) in enumerate(DRAWN.items())}
     facts = {"found": len(training), "drawn": sum(map(len, drawn.values())), "held_back": len(held_back), "seed": options.seed,
-             "processes": options.processes}
+             "batch_scale": options.batch_scale, "processes": options.processes}
     say("{found} pictures and {drawn} drawn ones to train on, {held_back} held back, on {device}".format(device=device, **facts))
     for paths in drawn.values():
         training += paths

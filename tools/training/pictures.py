@@ -1,6 +1,7 @@
 """The pictures that are trained on and those that are held back."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -45,7 +46,7 @@ def load_picture(path: Path, short_side: int, multiple: int = 8) -> torch.Tensor
 def load_pictures(paths: list[Path], short_sides: tuple[int, ...]) -> list[torch.Tensor]:
     with ThreadPoolExecutor() as threads:
         return [picture for side in short_sides
-                for picture in tqdm(threads.map(lambda path, side=side: load_picture(path, side), paths), f"Loading at {side} pixels",
+                for picture in tqdm(threads.map(partial(load_picture, short_side=side), paths), f"Loading at {side} pixels",
                                     total=len(paths), leave=False)]
 
 

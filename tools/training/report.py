@@ -91,6 +91,7 @@ def write_card(networks: dict[str, torch.nn.Module], logs: dict[str, dict], fact
             f"{REACHED[name][1].format(log['held_back'][-1])} |" for name, log in logs.items()]
     sizes = {name: sum(parameter.numel() for parameter in network.parameters()) / 1e6 for name, network in networks.items()}
     path.write_text(CARD.format(sizes=sizes, rows="\n".join(rows), made=made(device, facts["processes"]),
+                                stages=" ".join(logs),
                                 steps=" ".join(f"--{name}-steps {log['step'][-1]:.0f}" for name, log in logs.items()),
                                 shift=MiniatureFlow.sampling_settings["shift"], **facts))
 
@@ -100,7 +101,7 @@ def write_report(networks: dict[str, torch.nn.Module], trained: dict[str, Path],
     """`networks` are all three; `trained` are the logs of the stages of this run; `pictures` are those to show.
 
     `facts` are for the card: how many pictures were `found` and `drawn` to train on, and `held_back`; the `psnr`, `lpips` and `fine_energy`
-    that the autoencoder reaches on these; the `seed`, and the number of `processes`.
+    that the autoencoder reaches on these; the `seed`, the `batch_scale`, and the number of `processes`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_autoencoder(networks["autoencoder"], folder / AUTOENCODER.name)
@@ -130,8 +131,8 @@ Weights are the exponential moving average (0.999, of the stage *detail* 0.995),
 ## Training
 
     python -m tools.bench.registry_weights DIR
-    python dev.py train --images DIR --weights DIR {steps} \\
-        --processes {processes} --seed {seed}
+    python dev.py train --images DIR --weights DIR --only {stages} {steps} \\
+        --batch-scale {batch_scale} --processes {processes} --seed {seed}
 
 | | steps | hours | last training loss | held back |
 |---|---|---|---|---|
