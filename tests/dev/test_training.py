@@ -1,10 +1,12 @@
 """The training loop on a network of one layer, every stage on one picture, and which pictures are held back."""
 
 import csv
+import math
 import os
 import subprocess
 import sys
 
+import numpy
 import pytest
 import torch
 from PIL import Image
@@ -24,7 +26,8 @@ from tools.training.autoencoder import autoencoder_task, new_autoencoder, shippe
 from tools.training.detail import decoder_task, detail_task, restoration
 from tools.training.flow import flow_task, untrained_flow
 from tools.training.loop import Task, train
-from tools.training.pictures import Pool, find_pictures, load_squares
+from tools.training.paint import edge_angles, paint
+from tools.training.pictures import Pool, find_pictures, load_squares, paint_pictures
 from tools.training.report import save_network, write_report
 from tools.training.unet import unet_task, untrained_unet
 
@@ -81,6 +84,28 @@ def test_the_papers_pictures_and_those_shown_are_never_trained_on(tmp_path):
         find_pictures(tmp_path / "styleid" / "empty")
 
 
+def test_a_painted_picture_keeps_its_tones_and_has_the_colors_of_its_style(tmp_path):
+    """Dark on the left, light on the right, in strokes along the edge between them."""
+    picture = Image.new("L", (300, 200), 30)
+    picture.paste(220, (150, 0, 300, 200))
+    picture.save(tmp_path / "halves.png")
+
+    def painted(folder, seed=0):
+        [path] = paint_pictures(tmp_path / folder, [tmp_path / "halves.png"], seed)
+        return path.read_bytes()
+
+    assert painted("a") == painted("b") != painted("c", seed=1)
+
+    style = STYLES["embers"]._replace(jitter=0)
+    image = paint(picture.convert("RGB"), style, numpy.random.default_rng(0))
+    assert image.size == (768, 512)
+    assert {color for _, color in image.getcolors(2 ** 20)} <= {*style.ground, *style.lights}
+    left, right = (numpy.array(image.convert("L").crop(box)).mean() for box in ((0, 0, 340, 512), (428, 0, 768, 512)))
+    assert right - left > 100
+    upright = edge_angles(numpy.array(picture, float) / 255, elsewhere=0.0)[:, 150]
+    assert numpy.allclose(upright, math.pi / 2)
+
+
 def test_crops_come_from_pictures_that_are_large_enough():
     pictures = [torch.zeros(3, 8, 40), torch.arange(1.0, 1801).view(3, 20, 30), torch.zeros(3, 40, 15)]
     crops, chosen = Pool(pictures, CPU).crops(50, 16, torch.Generator().manual_seed(0))
@@ -106,7 +131,7 @@ def test_the_autoencoder_is_trained_on_and_reported(tmp_path, weights):
     trained(1)
     networks = {"autoencoder": trained(3), "unet": load_trained_unet().model.diffusion_model,
                 "flow": load_trained_flow().model.diffusion_model}
-    facts = dict(found=1, drawn=1, held_back=1, seed=0, batch_scale=1, processes=1,
+    facts = dict(found=1, painted=1, drawn=1, held_back=1, seed=0, batch_scale=1, processes=1,
                  **restoration(networks["autoencoder"], load_squares([picture], 256), lpips, CPU))
     write_report(networks, {"detail": run / "detail.csv"}, folder, facts, CPU, pictures)
 

@@ -10,9 +10,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..demo.draw_style import draw, random_style
+from .paint import paint
 
 NEVER_TRAINED = {"styleid", "skimage"}  # the paper's evaluation pairs, and what the demo and the tests show
 HELD_BACK = 10  # every tenth picture
+PAINTED_WIDTHS = 2, 16  # the narrowest stroke of a painted picture, in pixels of its 512
 
 
 def find_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -31,6 +33,17 @@ def draw_pictures(folder: Path, count: int, seed: int, narrowest: tuple[int, int
     for i, path in enumerate(tqdm(paths, "Drawing", leave=False)):
         if not path.exists():
             draw(random_style(numpy.random.default_rng([seed, i]), narrowest), seed=i).save(path, quality=95)
+    return paths
+
+
+def paint_pictures(folder: Path, pictures: list[Path], seed: int) -> list[Path]:
+    """The pictures in strokes and colors of drawn styles at random, written to `folder` unless they are there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{i:04}.jpg" for i in range(len(pictures))]
+    for i, (picture, path) in enumerate(zip(tqdm(pictures, "Painting", leave=False), paths)):
+        if not path.exists():
+            rng = numpy.random.default_rng([seed, i])
+            paint(Image.open(picture).convert("RGB"), random_style(rng, PAINTED_WIDTHS), rng).save(path, quality=95)
     return paths
 
 

@@ -100,8 +100,8 @@ def write_report(networks: dict[str, torch.nn.Module], trained: dict[str, Path],
                  device: torch.device, pictures: Path):
     """`networks` are all three; `trained` are the logs of the stages of this run; `pictures` are those to show.
 
-    `facts` are for the card: how many pictures were `found` and `drawn` to train on, and `held_back`; the `psnr`, `lpips` and `fine_energy`
-    that the autoencoder reaches on these; the `seed`, the `batch_scale`, and the number of `processes`.
+    `facts` are for the card: how many pictures were `found`, `painted` and `drawn` to train on, and `held_back`; the `psnr`, `lpips` and
+    `fine_energy` that the autoencoder reaches on these; the `seed`, the `batch_scale`, and the number of `processes`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_autoencoder(networks["autoencoder"], folder / AUTOENCODER.name)
@@ -152,8 +152,9 @@ Above pictures that were not trained on, below what the autoencoder restores at 
 
 {found} pictures to train on, {held_back} held back (every tenth): a COCO 2017 sample and the Kodak suite (photographs), works of
 painters who died by 1944, Met Open Access (western paintings), Song and Ming landscapes (chinese paintings). Beside them {drawn} pictures
-of strokes and dots that the script draws at random. The pictures are not part of the repository. StyleID's own 20 contents and 40 styles,
-and what the demo and the tests show, were never trained on.
+of strokes and dots that the script draws at random, and {painted} of the others in such strokes and colors, along their own edges. The
+pictures are not part of the repository. StyleID's own 20 contents and 40 styles, and what the demo and the tests show, were never
+trained on.
 
-Of the samples of UNet and transformer a third are photographs, a third paintings, and a third are drawn.
+Of the samples of UNet and transformer a quarter are photographs, a quarter paintings, and a half are drawn or painted by the script.
 """
