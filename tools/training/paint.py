@@ -1,19 +1,21 @@
 """Photographs in strokes along their own edges, coarse to fine (Hertzmann 1998), in the colors of a drawn style."""
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import numpy
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
 from ..demo.draw_style import Style
+from ..demo.measures import LUMINANCE
 
 SHORT_SIDE = 512
 LAYERS = (2.0, 1.0)  # stroke widths as multiples of the style's
 COVERAGE = 2.2  # strokes of a layer over every point
 STEPS = 9  # of a stroke
 FLATTEST = 0.3  # share of the picture whose edges say no direction
-PALETTE = numpy.array([0.299, 0.587, 0.114])  # lightness of a color (ITU-R BT.601)
 
 
 def paint(photograph: Image.Image, style: Style, rng: numpy.random.Generator) -> Image.Image:
@@ -24,7 +26,7 @@ def paint(photograph: Image.Image, style: Style, rng: numpy.random.Generator) ->
     angles = edge_angles(light, rng.uniform(0, math.pi))
     tones = lightness(light, equalized=rng.random() < 0.5)
     colors = numpy.array(style.ground + style.lights, float)
-    colors = colors[(colors @ PALETTE).argsort()]
+    colors = colors[(colors @ LUMINANCE).argsort()]
 
     def at(field: numpy.ndarray, points: numpy.ndarray) -> numpy.ndarray:
         x, y = points.astype(int).T
@@ -35,15 +37,15 @@ def paint(photograph: Image.Image, style: Style, rng: numpy.random.Generator) ->
     for layer in LAYERS:
         narrow, wide = (round(layer * side) for side in style.width)
         count = round(COVERAGE * width * height / (wide * max(wide, length)))
-        paths = strokes(rng.random((count, 2)) * size, lambda points: at(angles, points), length / STEPS)
+        paths = strokes(rng.random((count, 2)) * size, partial(at, angles), length / STEPS)
         tone = at(tones, paths[:, STEPS // 2]) * (len(colors) - 1) + rng.normal(0, 0.35, count)
         shades = colors[tone.round().clip(0, len(colors) - 1).astype(int)] + rng.normal(0, style.jitter, (count, 3))
-        for path, color, side in zip(paths, shades.clip(0, 255).astype(int), rng.integers(narrow, wide + 1, count).tolist()):
+        for path, color, side in zip(paths, shades.clip(0, 255).astype(int).tolist(), rng.integers(narrow, wide + 1, count).tolist()):
             if length < side:
                 x, y = path[0]
-                canvas.ellipse([x - side / 2, y - side / 2, x + side / 2, y + side / 2], fill=tuple(color.tolist()))
+                canvas.ellipse([x - side / 2, y - side / 2, x + side / 2, y + side / 2], fill=tuple(color))
             else:
-                canvas.line([tuple(point) for point in path.tolist()], fill=tuple(color.tolist()), width=side, joint="curve")
+                canvas.line([tuple(point) for point in path.tolist()], fill=tuple(color), width=side, joint="curve")
     return image
 
 
@@ -63,7 +65,7 @@ def lightness(light: numpy.ndarray, equalized: bool) -> numpy.ndarray:
     return (smooth - smooth.min()) / max(numpy.ptp(smooth), 1e-6)
 
 
-def strokes(starts: numpy.ndarray, angle, step: float) -> numpy.ndarray:
+def strokes(starts: numpy.ndarray, angle: Callable[[numpy.ndarray], numpy.ndarray], step: float) -> numpy.ndarray:
     """Paths (N, STEPS + 1, 2) from `starts` (N, 2) along `angle(points)`, which has no sign: none turns back."""
     paths, heading = [starts], 0
     for _ in range(STEPS):

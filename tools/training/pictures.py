@@ -1,5 +1,6 @@
 """The pictures that are trained on and those that are held back."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -28,22 +29,28 @@ def find_pictures(folder: Path) -> tuple[list[Path], list[Path]]:
 
 def draw_pictures(folder: Path, count: int, seed: int, narrowest: tuple[int, int] = (1, 8)) -> list[Path]:
     """Drawn styles at random, with strokes as `random_style` has them, written to `folder` unless they are there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{i:03}.jpg" for i in range(count)]
-    for i, path in enumerate(tqdm(paths, "Drawing", leave=False)):
-        if not path.exists():
-            draw(random_style(numpy.random.default_rng([seed, i]), narrowest), seed=i).save(path, quality=95)
-    return paths
+    def drawing(i):
+        return draw(random_style(numpy.random.default_rng([seed, i]), narrowest), seed=i)
+
+    return written(folder, count, drawing, "Drawing")
 
 
 def paint_pictures(folder: Path, pictures: list[Path], seed: int) -> list[Path]:
     """The pictures in strokes and colors of drawn styles at random, written to `folder` unless they are there."""
+    def painting(i):
+        rng = numpy.random.default_rng([seed, i])
+        return paint(Image.open(pictures[i]).convert("RGB"), random_style(rng, PAINTED_WIDTHS), rng)
+
+    return written(folder, len(pictures), painting, "Painting")
+
+
+def written(folder: Path, count: int, make: Callable[[int], Image.Image], doing: str) -> list[Path]:
+    """Files of the pictures `make(0)` to `make(count - 1)` in `folder`; only those that are not there are made."""
     folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{i:04}.jpg" for i in range(len(pictures))]
-    for i, (picture, path) in enumerate(zip(tqdm(pictures, "Painting", leave=False), paths)):
+    paths = [folder / f"{i:03}.jpg" for i in range(count)]
+    for i, path in enumerate(tqdm(paths, doing, leave=False)):
         if not path.exists():
-            rng = numpy.random.default_rng([seed, i])
-            paint(Image.open(picture).convert("RGB"), random_style(rng, PAINTED_WIDTHS), rng).save(path, quality=95)
+            make(i).save(path, quality=95)
     return paths
 
 
