@@ -31,7 +31,7 @@ RELEASES = {
     "0.16.3": ("1.0.0", "4e46654c099b0b3e5f96f2d34d938b54409764202754b33a76e550925a1d1e73"),
 }
 NEWEST = next(iter(RELEASES))
-TORCH = ["torch==2.12.1", "torchvision", "torchaudio"]
+TORCH = ["torch==2.12.1", "torchvision", "torchaudio==2.11.0"]  # torchaudio 2.11.1 does not load beside this torch
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 FREE_GB = 10
 
