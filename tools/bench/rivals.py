@@ -55,7 +55,9 @@ def load_magenta(weights: Path) -> Stylize:
 
     One network predicts 100 numbers from the style at 256 x 256, the other stylizes the content at 384 x 384; both sizes are fixed.
     """
-    predict, transform = (onnxruntime.InferenceSession(weights / f"arbitrary_{name}.onnx", providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # in float: 8-bit sums overflow on processors without VNNI
+    predict, transform = (onnxruntime.InferenceSession(weights / f"arbitrary_{name}.onnx", options, ["CPUExecutionProvider"])
                           for name in ("predict", "transform"))
     [style_input], [content_input, bottleneck_input] = predict.get_inputs(), transform.get_inputs()
 
