@@ -60,7 +60,7 @@ def main(options):
     drawn = {name: draw_pictures(options.folder / name, count, options.seed + i, widths)
              for i, (name, (count, widths)) in enumerate(DRAWN.items())}
     painted = paint_pictures(options.folder / "painted", [path for path in training if PROMPTS[label_of(path)] != "chinese painting"],
-                             options.seed)  # of ink, which has no palette, there is enough
+                             options.seed + len(DRAWN))  # of ink, which has no palette, there is enough
     facts = {"found": len(training), "drawn": sum(map(len, drawn.values())), "painted": len(painted), "held_back": len(held_back),
              "seed": options.seed, "batch_scale": options.batch_scale, "processes": options.processes}
     say("{found} pictures, {painted} painted and {drawn} drawn ones to train on, {held_back} held back, on {device}".format(

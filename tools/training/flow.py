@@ -11,7 +11,7 @@ from ..miniature.unet import PROMPTS, prompt_token
 from .autoencoder import encode_all
 from .loop import Task, half_precision, own_part
 from .pictures import Pool, load_squares, sent
-from .unet import random_batch, shares, training_latents
+from .unet import random_batch, shares, training_latents, validation
 
 BATCHES = ((16, 64), (24, 28), (32, 16), (48, 8))  # (latent side, batch), in turn
 VALIDATION_SIGMAS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -59,11 +59,4 @@ def flow_task(patcher, encoder: torch.nn.Module, training: list[Path], held_back
         with mock.patch.object(comfy.model_management, "in_training", True):  # ComfyUI's fused kernels have no gradients
             return errors(network, *(sent(part, device) for part in parts)).mean()
 
-    def validate(network):
-        noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(seed))
-        return torch.cat([
-            errors(network, z.to(device), torch.zeros(len(z), dtype=torch.long, device=device),
-                   torch.full((len(z),), sigma, device=device), e.to(device))
-            for sigma in VALIDATION_SIGMAS for z, e in zip(test.split(16), noise.split(16))]).mean().item()
-
-    return Task("flow", patcher.model.diffusion_model, loss, validate)
+    return Task("flow", patcher.model.diffusion_model, loss, validation(errors, test, VALIDATION_SIGMAS, seed, device))

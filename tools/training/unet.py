@@ -1,5 +1,6 @@
 """A UNet in SD 1.x's layout, trained to predict the noise of SD 1.x's schedule, weighted by min-SNR (Hang et al. 2023)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -73,14 +74,21 @@ def unet_task(patcher, encoder: torch.nn.Module, training: list[Path], held_back
         snr = alphas[timesteps] / (1 - alphas[timesteps])
         return ((MAX_SNR / snr).clamp(max=1) * errors(network, z, prompts, timesteps, noise)).mean()
 
-    def validate(network):
-        noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(seed))
-        return torch.cat([
-            errors(network, z.to(device), torch.zeros(len(z), dtype=torch.long, device=device),
-                   torch.full((len(z),), t, device=device), e.to(device))
-            for t in VALIDATION_TIMESTEPS for z, e in zip(test.split(16), noise.split(16))]).mean().item()
+    return Task("unet", patcher.model.diffusion_model, loss, validation(errors, test, VALIDATION_TIMESTEPS, seed, device))
 
-    return Task("unet", patcher.model.diffusion_model, loss, validate)
+
+def validation(errors: Callable[..., torch.Tensor], test: torch.Tensor, levels: tuple[float, ...], seed: int,
+               device: torch.device) -> Callable[[torch.nn.Module], float]:
+    """A network's mean of `errors` with the empty prompt: latents `test` (B, C, H, W), at each noise level, always in the same noise."""
+    noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(seed))
+    batches = [(z.to(device), e.to(device)) for z, e in zip(test.split(16), noise.split(16))]
+
+    def validate(network):
+        return torch.cat([
+            errors(network, z, torch.zeros(len(z), dtype=torch.long, device=device), torch.full((len(z),), level, device=device), e)
+            for level in levels for z, e in batches]).mean().item()
+
+    return validate
 
 
 def random_batch(pool: Pool, labels: torch.Tensor, sizes: tuple[tuple[int, int], ...], batch_scale: int,
