@@ -16,14 +16,14 @@ from ..host import ROOT, say
 # isort: split
 from ..miniature.autoencoder import WEIGHTS
 from ..miniature.flow import load_trained_flow
-from ..miniature.unet import PROMPTS, load_trained_unet
+from ..miniature.unet import load_trained_unet
 from .autoencoder import autoencoder_task, new_autoencoder, shipped_autoencoder
 from .detail import decoder_task, detail_task, restoration
 from .flow import flow_task, untrained_flow
 from .loop import train, workers
 from .pictures import draw_pictures, find_pictures, load_squares, paint_pictures
 from .report import write_report
-from .unet import label_of, unet_task, untrained_unet
+from .unet import PROMPT_OF_FOLDER, unet_task, untrained_unet
 
 STEPS = {"autoencoder": 10000, "detail": 5500, "decoder": 5500, "unet": 15000, "flow": 15000}
 RATES = {"autoencoder": 5e-4, "detail": 8e-4, "decoder": 8e-4, "unet": 8e-4, "flow": 1e-3}
@@ -59,8 +59,8 @@ def main(options):
     training, held_back = find_pictures(options.images)
     drawn = {name: draw_pictures(options.folder / name, count, options.seed + i, widths)
              for i, (name, (count, widths)) in enumerate(DRAWN.items())}
-    painted = paint_pictures(options.folder / "painted", [path for path in training if PROMPTS[label_of(path)] != "chinese painting"],
-                             options.seed + len(DRAWN))  # of ink, which has no palette, there is enough
+    colored = [path for path in training if PROMPT_OF_FOLDER.get(path.parent.name) != "chinese painting"]  # of ink there is enough
+    painted = paint_pictures(options.folder / "painted", colored, options.seed + len(DRAWN))
     facts = {"found": len(training), "drawn": sum(map(len, drawn.values())), "painted": len(painted), "held_back": len(held_back),
              "seed": options.seed, "batch_scale": options.batch_scale, "processes": options.processes}
     say("{found} pictures, {painted} painted and {drawn} drawn ones to train on, {held_back} held back, on {device}".format(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from scipy.ndimage import gaussian_filter
 
 from ..demo.draw_style import Style
@@ -20,9 +20,8 @@ FLATTEST = 0.3  # share of the picture whose edges say no direction
 
 def paint(photograph: Image.Image, style: Style, rng: numpy.random.Generator) -> Image.Image:
     """The photograph with its shorter side at 512 pixels: what is dark in it has the darkest of the style's colors."""
-    scale = SHORT_SIDE / min(photograph.size)
-    size = width, height = tuple(round(side * scale) for side in photograph.size)
-    light = numpy.asarray(photograph.resize(size, Image.Resampling.LANCZOS).convert("L"), float) / 255
+    gray = ImageOps.cover(photograph, (SHORT_SIDE, SHORT_SIDE), Image.Resampling.LANCZOS).convert("L")
+    light, size = numpy.asarray(gray, float) / 255, gray.size
     angles = edge_angles(light, rng.uniform(0, math.pi))
     tones = lightness(light, equalized=rng.random() < 0.5)
     colors = numpy.array(style.ground + style.lights, float)
@@ -30,13 +29,13 @@ def paint(photograph: Image.Image, style: Style, rng: numpy.random.Generator) ->
 
     def at(field: numpy.ndarray, points: numpy.ndarray) -> numpy.ndarray:
         x, y = points.astype(int).T
-        return field[y.clip(0, height - 1), x.clip(0, width - 1)]
+        return field[y.clip(0, size[1] - 1), x.clip(0, size[0] - 1)]
 
     image = Image.new("RGB", size, tuple(colors[len(colors) // 2].astype(int).tolist()))
     canvas, length = ImageDraw.Draw(image), style.length * SHORT_SIDE
     for layer in LAYERS:
         narrow, wide = (round(layer * side) for side in style.width)
-        count = round(COVERAGE * width * height / (wide * max(wide, length)))
+        count = round(COVERAGE * light.size / (wide * max(wide, length)))
         paths = strokes(rng.random((count, 2)) * size, partial(at, angles), length / STEPS)
         tone = at(tones, paths[:, STEPS // 2]) * (len(colors) - 1) + rng.normal(0, 0.35, count)
         shades = colors[tone.round().clip(0, len(colors) - 1).astype(int)] + rng.normal(0, style.jitter, (count, 3))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from ..demo.draw_style import draw, random_style
@@ -56,10 +56,8 @@ def written(folder: Path, count: int, make: Callable[[int], Image.Image], doing:
 
 def load_picture(path: Path, short_side: int, multiple: int = 8) -> torch.Tensor:
     """A picture as uint8 (3, H, W), its shorter side resized to `short_side`, both cut to a multiple."""
-    picture = Image.open(path).convert("RGB")
-    scale = short_side / min(picture.size)
-    size = [round(side * scale) for side in picture.size]
-    picture = picture.resize(size, Image.Resampling.LANCZOS).crop((0, 0, *(side - side % multiple for side in size)))
+    picture = ImageOps.cover(Image.open(path).convert("RGB"), (short_side, short_side), Image.Resampling.LANCZOS)
+    picture = picture.crop((0, 0, *(side - side % multiple for side in picture.size)))
     return torch.from_numpy(numpy.array(picture)).permute(2, 0, 1)
 
 
