@@ -27,14 +27,14 @@ def table(reports: dict[str, dict]) -> str:
 
 def draw(reports: dict[str, dict], path: Path):
     """Distance to the styles against distance to the contents, as FID and LPIPS and as histogram distance and CFSD."""
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for axis, (x, y) in zip(axes, (("lpips", "fid"), ("cfsd", "histogram"))):
         for name, report in reports.items():
             point = report["scores"][x]["mean"], report["scores"][y]["mean"]
-            axis.plot(*point, "o", color="tab:orange" if name.startswith("StyleID") else "tab:blue")
-            axis.annotate(name, point, xytext=(5, 4), textcoords="offset points", fontsize=8)
+            axis.plot(*point, "o", label=name)
         axis.set(xlabel=f"{TITLES[x]} to the content", ylabel=f"{TITLES[y]} to the style")
-        axis.margins(x=0.35, y=0.2)
+        axis.margins(0.1)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(reports))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
