@@ -3,6 +3,7 @@
 import argparse
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from .autoencoder import autoencoder_task, new_autoencoder, shipped_autoencoder
 from .detail import decoder_task, detail_task, restoration
 from .flow import flow_task, untrained_flow
 from .loop import train, workers
+from .parts import load_alexnet
 from .pictures import draw_pictures, find_pictures, load_squares, paint_pictures
 from .report import write_report
 from .unet import PROMPT_OF_FOLDER, unet_task, untrained_unet
@@ -34,7 +36,7 @@ WORK, SHOWN = ROOT / ".dev" / "training", ROOT / "tests" / "pictures"
 def parse_arguments():
     parser = argparse.ArgumentParser(prog="dev.py train")
     parser.add_argument("--images", type=Path, required=True, help="a folder of pictures, searched with its sub-folders")
-    parser.add_argument("--weights", type=Path, metavar="DIR", help="AlexNet for LPIPS, as python -m tools.bench.registry_weights DIR "
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="AlexNet, as python -m tools.bench.registry_weights DIR "
                         "writes it (default: torch hub's, 244 MB)")
     parser.add_argument("--only", nargs="+", choices=STEPS, default=[stage for stage in STEPS if stage != "decoder"], metavar="STAGE",
                         help=f"some of the stages {', '.join(STEPS)} (default: all but decoder); the rest stays as shipped, and fits no "
@@ -86,12 +88,13 @@ def main(options):
     if "decoder" in options.only:
         autoencoder[1] = trained("decoder", decoder_task(autoencoder, *of_detail))
     networks = {"autoencoder": autoencoder}
-    for stage, new, shipped, task in (("unet", untrained_unet, load_trained_unet, unet_task),
+    unet_task_with_parts = partial(unet_task, alexnet=load_alexnet(options.weights, device))
+    for stage, new, shipped, task in (("unet", untrained_unet, load_trained_unet, unet_task_with_parts),
                                       ("flow", untrained_flow, load_trained_flow, flow_task)):
         patcher = new(options.seed) if is_new(stage) else shipped()
         networks[stage] = patcher.model.diffusion_model
         if stage in options.only:
-            networks[stage] = trained(stage, task(patcher, autoencoder[0], training, held_back, options.folder, options.seed, device,
+            networks[stage] = trained(stage, task(patcher, autoencoder, training, held_back, options.folder, options.seed, device,
                                                   options.batch_scale))
 
     if workers()[0] == 0:

@@ -38,8 +38,9 @@ def untrained_flow(seed: int):
     return patcher
 
 
-def flow_task(patcher, encoder: torch.nn.Module, training: list[Path], held_back: list[Path], folder: Path, seed: int,
+def flow_task(patcher, autoencoder: torch.nn.Sequential, training: list[Path], held_back: list[Path], folder: Path, seed: int,
               device: torch.device, batch_scale: int) -> Task:
+    encoder = autoencoder[0]
     latents, labels = training_latents(encoder, training, folder, device)
     pool = Pool(latents, device, shares(labels))
     test = torch.stack(encode_all(encoder, load_squares(held_back, 256), device)) / DEVIATION

@@ -1,4 +1,6 @@
-"""A UNet in SD 1.x's layout, trained to predict the noise of SD 1.x's schedule, weighted by min-SNR (Hang et al. 2023)."""
+"""A UNet in SD 1.x's layout, trained to predict the noise of SD 1.x's schedule, weighted by min-SNR (Hang et al. 2023), with an
+attention that looks at parts.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +10,14 @@ import torch
 from ..miniature.unet import PROMPTS, TRAINED_UNET, MiniatureSD, load_unet, prompt_token
 from .autoencoder import encode_all
 from .loop import Task, gathered, half_precision, own_part
+from .parts import attention_error, seen_queries_and_keys
 from .pictures import Pool, load_pictures, load_squares, sent
 
 SHORT_SIDES = (160, 256, 384)
 BATCHES = ((16, 32), (32, 8))  # (latent side, batch), in turn: the larger teaches attention over more tokens
 SHARES = {"photograph": 0.26, "western painting": 0.16, "chinese painting": 0.08, "empty prompt": 0.50}  # the last are painted and drawn
 MAX_SNR = 5.0
+PARTS_WEIGHT = 0.05  # of the attention's error, taken of one sample in eight, as decoder and AlexNet take long
 EMPTY_PROMPT = 0.7  # share of samples that see the empty prompt whatever their folder
 PROMPT_OF_FOLDER = {"coco256": "photograph", "kodak24": "photograph", "paintings_western": "western painting",
                     "paintings_met_cc0": "western painting", "paintings_chinese": "chinese painting"}
@@ -51,8 +55,9 @@ def untrained_unet(seed: int):
     return load_unet(seed, output_gain=0.0, unet_config=TRAINED_UNET, family=MiniatureSD)
 
 
-def unet_task(patcher, encoder: torch.nn.Module, training: list[Path], held_back: list[Path], folder: Path, seed: int,
-              device: torch.device, batch_scale: int) -> Task:
+def unet_task(patcher, autoencoder: torch.nn.Sequential, training: list[Path], held_back: list[Path], folder: Path, seed: int,
+              device: torch.device, batch_scale: int, alexnet: torch.nn.Sequential) -> Task:
+    encoder, decoder = autoencoder
     latents, labels = training_latents(encoder, training, folder, device)
     pool = Pool(latents, device, shares(labels))
     test = torch.stack(encode_all(encoder, load_squares(held_back, 256), device))
@@ -69,10 +74,14 @@ def unet_task(patcher, encoder: torch.nn.Module, training: list[Path], held_back
     def loss(network, generator):
         z, prompts = random_batch(pool, labels, BATCHES, batch_scale, generator)
         timesteps = torch.randint(1000, (len(z),), generator=generator)
-        parts = own_part(z, prompts, timesteps, torch.randn(z.shape, generator=generator))
-        z, prompts, timesteps, noise = (sent(part, device) for part in parts)
+        own = own_part(z, prompts, timesteps, torch.randn(z.shape, generator=generator))
+        z, prompts, timesteps, noise = (sent(part, device) for part in own)
         snr = alphas[timesteps] / (1 - alphas[timesteps])
-        return ((MAX_SNR / snr).clamp(max=1) * errors(network, z, prompts, timesteps, noise)).mean()
+        with seen_queries_and_keys(network) as seen:
+            error = ((MAX_SNR / snr).clamp(max=1) * errors(network, z, prompts, timesteps, noise)).mean()
+        with torch.no_grad(), half_precision(device):
+            pictures = decoder(z[:max(2, len(z) // 8)]).float().clamp(0, 1)
+        return error + PARTS_WEIGHT * attention_error(seen, alexnet, pictures)
 
     return Task("unet", patcher.model.diffusion_model, loss, validation(errors, test, VALIDATION_TIMESTEPS, seed, device))
 
