@@ -67,9 +67,9 @@ def server(tmp_path_factory):
 
 
 def write_lora(path: Path):
-    """A LoRA of rank 2 on the values of self-attention in two output blocks of the demo model, which are 32 wide."""
+    """A LoRA of rank 2 on the values of self-attention in two output blocks of the demo model, which are 64 wide."""
     generator = torch.Generator().manual_seed(1)
-    shapes = {"lora_down": (2, 32), "lora_up": (32, 2)}
+    shapes = {"lora_down": (2, 64), "lora_up": (64, 2)}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({f"lora_unet_output_blocks_{number}_1_transformer_blocks_0_attn1_to_v.{side}.weight":
                0.5 * torch.randn(shape, generator=generator) for number in (9, 10) for side, shape in shapes.items()}, path)

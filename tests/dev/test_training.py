@@ -142,7 +142,7 @@ def test_the_autoencoder_is_trained_on_and_reported(tmp_path, weights):
     for name in ("autoencoder.csv", "unet.csv", "unet.safetensors", "flow.csv", "flow.safetensors"):
         assert (folder / name).read_bytes() == (WEIGHTS / name).read_bytes(), name
     assert [row["step"] for row in csv.DictReader((folder / "detail.csv").open())] == ["1", "2", "3"]
-    assert "--detail-steps 3 --unet-steps" in (folder / "README.md").read_text()
+    assert "--detail-steps 3 --decoder-steps" in (folder / "README.md").read_text()
 
 
 @pytest.mark.slow

@@ -101,7 +101,7 @@ def misses(request, why: str):
 
 
 def test_the_histogram_moves_to_the_style(request, name, results, styles, measured):
-    misses(request, "0.33 and 0.32: white and black stay where the style has neither")
+    misses(request, "0.34 and 0.32: white and black stay where the style has neither")
     distances = [hellinger(rgb_uv_histogram(x), rgb_uv_histogram(style)) for after, style in zip(results()[0], chw(styles)) for x in after]
     measured(f"{name}, RGB-uv histogram distance to the style", sum(distances) / len(distances), at_most=0.30)
 

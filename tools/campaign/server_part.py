@@ -36,7 +36,7 @@ class ServerPart:
         write_weights(BASE / "torch" / "hub" / "checkpoints")
         (BASE / "models" / "loras").mkdir(parents=True, exist_ok=True)
         keys = [f"lora_unet_output_blocks_9_1_transformer_blocks_0_attn1_to_v.lora_{side}.weight" for side in ("down", "up")]
-        save_file(dict(zip(keys, (torch.ones(2, 32) / 9, torch.ones(32, 2) / 9))), BASE / "models" / "loras" / "style_lora.safetensors")
+        save_file(dict(zip(keys, (torch.ones(2, 64) / 9, torch.ones(64, 2) / 9))), BASE / "models" / "loras" / "style_lora.safetensors")
         link(ROOT / "tools" / "campaign" / "probe", BASE / "custom_nodes" / "styleid_campaign")
         os.environ["TORCH_HOME"] = str(BASE / "torch")
         self.start()

@@ -58,7 +58,8 @@ def draw_deviations(transfer: Transfer, content, style):
         values = list(transfer.logit_deviations(content, style, **options).values())
         axis.plot(range(1, len(values) + 1), values, label=label)
     axis.set(xlabel="sampling step", ylabel="deviation of attention logits")
-    axis.legend(frameon=False)
+    axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
     save(figure, "temperature.png")
 
 

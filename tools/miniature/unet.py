@@ -1,4 +1,4 @@
-"""UNets of 8.5 million parameters in the layout of SD 1.x: the demo's trained one, and seeded ones.
+"""UNets in the layout of SD 1.x: the demo's trained one, of 12.7 million parameters, and seeded ones of 8.5.
 
 A seeded UNet draws every tensor by its name, so that any language can make it: the golden values in tests/golden belong
 to exactly these weights.
@@ -22,7 +22,8 @@ UNET = dict(image_size=32, in_channels=4, out_channels=4, model_channels=32, num
             transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0], transformer_depth_output=[1] * 9 + [0] * 3, transformer_depth_middle=1,
             adm_in_channels=None, legacy=False, dtype=torch.float32)
 WIDE_HEADS = UNET | dict(num_heads=-1, num_head_channels=16)  # 8 heads of 4 channels blur the attention, and are slow
-TRAINED_UNET = WIDE_HEADS | dict(in_channels=CHANNELS, out_channels=CHANNELS)
+TRAINED_UNET = UNET | dict(in_channels=CHANNELS, out_channels=CHANNELS, model_channels=64, channel_mult=[1, 2, 2, 2], num_heads=-1,
+                           num_head_channels=32)  # twice as wide in the two resolutions where StyleID injects
 PROMPTS = ("empty prompt", "photograph", "western painting", "chinese painting")
 
 

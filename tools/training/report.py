@@ -121,7 +121,9 @@ for inverting and restyling a picture, not for making one from nothing.
 - `autoencoder.safetensors`: {sizes[autoencoder]:.1f} million parameters in TAESD's layout (8x smaller, 8 channels), trained for
   squared error, then for absolute error and LPIPS (AlexNet), so that it draws fine detail instead of a blur.
 - `unet.safetensors`: {sizes[unet]:.1f} million parameters in SD 1.x's layout (12 output blocks, self-attention in 3 to 11), noise
-  prediction on SD 1.x's schedule, loss weighted by min-SNR with 5. The attention has heads of 16 channels.
+  prediction on SD 1.x's schedule, loss weighted by min-SNR with 5. Its attention has heads of 32 channels. In the blocks that StyleID
+  injects into it is also taught to look at parts: its divergence from how alike the places of gray pictures are to AlexNet, within a
+  picture and between two, is a part of the loss.
 - `flow.safetensors`: {sizes[flow]:.1f} million parameters in the layout of Lumina 2 and Z-Image (6 layers of 256 channels, 8 heads,
   tokens of 2 x 2 latents). It predicts the velocity of a rectified flow, at sigmas that are logit-normal, and samples with shift {shift:g}.
 
