@@ -27,7 +27,7 @@ from tools.training.detail import decoder_task, detail_task, restoration
 from tools.training.flow import flow_task, untrained_flow
 from tools.training.loop import Task, train
 from tools.training.paint import edge_angles, paint
-from tools.training.parts import BLOCKS, TEMPERATURE, attention_error, load_alexnet, parts
+from tools.training.parts import BLOCKS, TEMPERATURE, attention_error, features_of, load_alexnet, parts
 from tools.training.pictures import Pool, find_pictures, load_squares, paint_pictures
 from tools.training.report import save_network, write_report
 from tools.training.unet import unet_task, untrained_unet
@@ -223,8 +223,8 @@ def test_the_autoencoder_learns(losses, drawing):
     ids=["unet", "flow"])
 def test_a_model_learns(losses, drawing, tmp_path, weights, untrained, task, rate, new):
     """On one picture, in a few steps: the loss falls, and what is saved is what ComfyUI loads."""
-    patcher, parts_of = untrained(0), {"alexnet": load_alexnet(weights, CPU)} if task is unet_task else {}
-    first, _, last = losses(task(patcher, shipped_autoencoder(), drawing, drawing, tmp_path, 0, CPU, 1, **parts_of), rate)
+    patcher, alexnet = untrained(0), {"weights": weights} if task is unet_task else {}
+    first, _, last = losses(task(patcher, shipped_autoencoder(), drawing, drawing, tmp_path, 0, CPU, 1, **alexnet), rate)
     assert last < 0.8 * first
     save_network(patcher.model.diffusion_model, tmp_path / "saved.safetensors")
     assert not any(new().model.diffusion_model.load_state_dict(load_file(tmp_path / "saved.safetensors")))
@@ -236,7 +236,7 @@ def test_parts_are_alike_by_their_shape_and_not_by_their_color(weights):
     picture = ((across // 4 + across[:, None] // 4) % 2).float()
     picture[64:] = ((across // 16) % 2).float()
     gray, pale_blue = picture.expand(1, 3, 128, 128), torch.tensor([0.1, 0.3, 0.6]).view(3, 1, 1) + 0.2 * picture
-    seen, seen_in_blue = parts(load_alexnet(weights, CPU), torch.cat([gray, pale_blue[None]]), 16).split(1)
+    seen, seen_in_blue = parts(features_of(load_alexnet(weights, CPU), torch.cat([gray, pale_blue[None]])), 16).split(1)
     assert torch.allclose(seen.norm(dim=-1), torch.ones(1, 256), atol=1e-5)
     assert (seen * seen_in_blue).sum(-1).min() > 0.98
     alike = (seen @ seen.mT)[0]
@@ -245,7 +245,7 @@ def test_parts_are_alike_by_their_shape_and_not_by_their_color(weights):
 
 def test_attention_to_the_same_parts_is_without_error(weights):
     network, pictures = load_alexnet(weights, CPU), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    keys = parts(network, pictures, 8)[:, None]
+    keys = parts(features_of(network, pictures), 8)[:, None]
     seen = [{"to_q": keys / TEMPERATURE * keys.shape[-1] ** 0.5, "to_k": keys}]
     assert attention_error(seen, network, pictures).abs() < 1e-5
     assert attention_error([seen[0] | {"to_k": keys.flip(2)}], network, pictures) > 0.1
@@ -254,8 +254,7 @@ def test_attention_to_the_same_parts_is_without_error(weights):
 @pytest.mark.slow
 def test_attention_is_taught_where_to_look(drawing, tmp_path, weights):
     """A new UNet predicts no noise, whatever its attention finds: only the parts teach the last block, and nothing of its values."""
-    patcher, alexnet = untrained_unet(0), load_alexnet(weights, CPU)
-    task = unet_task(patcher, shipped_autoencoder(), drawing, drawing, tmp_path, 0, CPU, 1, alexnet)
+    task = unet_task(untrained_unet(0), shipped_autoencoder(), drawing, drawing, tmp_path, 0, CPU, 1, weights)
     network = task.network.requires_grad_(True)
     task.loss(network, torch.Generator().manual_seed(0)).backward()
     last = network.output_blocks[BLOCKS[-1]][1].transformer_blocks[0].attn1

@@ -22,7 +22,6 @@ from .autoencoder import autoencoder_task, new_autoencoder, shipped_autoencoder
 from .detail import decoder_task, detail_task, restoration
 from .flow import flow_task, untrained_flow
 from .loop import train, workers
-from .parts import load_alexnet
 from .pictures import draw_pictures, find_pictures, load_squares, paint_pictures
 from .report import write_report
 from .unet import PROMPT_OF_FOLDER, unet_task, untrained_unet
@@ -88,8 +87,7 @@ def main(options):
     if "decoder" in options.only:
         autoencoder[1] = trained("decoder", decoder_task(autoencoder, *of_detail))
     networks = {"autoencoder": autoencoder}
-    unet_task_with_parts = partial(unet_task, alexnet=load_alexnet(options.weights, device))
-    for stage, new, shipped, task in (("unet", untrained_unet, load_trained_unet, unet_task_with_parts),
+    for stage, new, shipped, task in (("unet", untrained_unet, load_trained_unet, partial(unet_task, weights=options.weights)),
                                       ("flow", untrained_flow, load_trained_flow, flow_task)):
         patcher = new(options.seed) if is_new(stage) else shipped()
         networks[stage] = patcher.model.diffusion_model

@@ -33,15 +33,20 @@ def gray(pictures: torch.Tensor) -> torch.Tensor:
     return 0.5 + 0.2 * (x - mean) / (deviation + 0.02)
 
 
-def parts(network: torch.nn.Sequential, pictures: torch.Tensor, side: int) -> torch.Tensor:
-    """What is at each of side x side places: unit vectors (B, side * side, C)."""
+def features_of(network: torch.nn.Sequential, pictures: torch.Tensor) -> list[torch.Tensor]:
+    """What LAYERS see in the gray pictures, each (B, C, H, W)."""
     x, features = normalize_colors(gray(pictures), IMAGENET_MEAN, IMAGENET_STD), []
     for index, layer in enumerate(network):
         x = layer(x)
         if index in LAYERS:
-            feature = interpolate(x, size=(side, side), mode="bilinear", antialias=True).flatten(2)
-            features.append(normalize(feature - feature.mean(2, keepdim=True), dim=1))
-    return torch.cat(features, 1).mT / len(LAYERS) ** 0.5
+            features.append(x)
+    return features
+
+
+def parts(features: list[torch.Tensor], side: int) -> torch.Tensor:
+    """What is at each of side x side places: unit vectors (B, side * side, C)."""
+    places = [interpolate(x, size=(side, side), mode="bilinear", antialias=True).flatten(2) for x in features]
+    return torch.cat([normalize(x - x.mean(2, keepdim=True), dim=1) for x in places], 1).mT / len(LAYERS) ** 0.5
 
 
 @contextmanager
@@ -77,7 +82,8 @@ def attention_error(seen: list[dict[str, torch.Tensor]], network: torch.nn.Seque
     """
     errors, sides = [], {isqrt(block["to_k"].shape[2]) for block in seen}
     with torch.no_grad():
-        parts_at = {side: parts(network, pictures, side) for side in sides}
+        features = features_of(network, pictures)
+        parts_at = {side: parts(features, side) for side in sides}
     for block in seen:
         queries, keys = (block[name][:len(pictures)] for name in ("to_q", "to_k"))
         errors.append(sum(divergence(queries, keys, parts_at[isqrt(keys.shape[2])], other) for other in (0, 1)))

@@ -10,7 +10,7 @@ import torch
 from ..miniature.unet import PROMPTS, TRAINED_UNET, MiniatureSD, load_unet, prompt_token
 from .autoencoder import encode_all
 from .loop import Task, gathered, half_precision, own_part
-from .parts import attention_error, seen_queries_and_keys
+from .parts import attention_error, load_alexnet, seen_queries_and_keys
 from .pictures import Pool, load_pictures, load_squares, sent
 
 SHORT_SIDES = (160, 256, 384)
@@ -56,8 +56,9 @@ def untrained_unet(seed: int):
 
 
 def unet_task(patcher, autoencoder: torch.nn.Sequential, training: list[Path], held_back: list[Path], folder: Path, seed: int,
-              device: torch.device, batch_scale: int, alexnet: torch.nn.Sequential) -> Task:
-    encoder, decoder = autoencoder
+              device: torch.device, batch_scale: int, weights: Path | None) -> Task:
+    """`weights` is the folder of AlexNet, torch hub's by default."""
+    (encoder, decoder), alexnet = autoencoder, load_alexnet(weights, device)
     latents, labels = training_latents(encoder, training, folder, device)
     pool = Pool(latents, device, shares(labels))
     test = torch.stack(encode_all(encoder, load_squares(held_back, 256), device))
