@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
-from safetensors.torch import save_file
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # Last, because nodes/ here would otherwise hide ComfyUI's nodes.py.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT] + [str(ROOT)]
 
+from tools.demo.lora import write_lora  # noqa: E402
 from tools.host import end_as_by_ctrl_c, running_host  # noqa: E402
 from tools.server import serve  # noqa: E402
 
@@ -64,15 +64,6 @@ def server(tmp_path_factory):
             shutil.copyfile(ROOT / "tools" / "demo" / "images" / f"{name}.jpg", base / "input" / f"styleid_{name}.jpg")
         write_lora(base / "models" / "loras" / "style_lora.safetensors")
         yield running
-
-
-def write_lora(path: Path):
-    """A LoRA of rank 2 on the values of self-attention in two output blocks of the demo model, which are 64 wide."""
-    generator = torch.Generator().manual_seed(1)
-    shapes = {"lora_down": (2, 64), "lora_up": (64, 2)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({f"lora_unet_output_blocks_{number}_1_transformer_blocks_0_attn1_to_v.{side}.weight":
-               0.5 * torch.randn(shape, generator=generator) for number in (9, 10) for side, shape in shapes.items()}, path)
 
 
 @pytest.fixture

@@ -8,10 +8,9 @@ import re
 from contextlib import ExitStack, suppress
 
 import aiohttp
-import torch
-from safetensors.torch import save_file
 
 from ..client import RefusedError, free, object_info, run_prompt
+from ..demo.lora import write_lora
 from ..host import ROOT, WORK, running_host
 from ..server import link, serve
 from .control import behind_us, without_us
@@ -34,9 +33,7 @@ class ServerPart:
     def __init__(self, seed: int):
         self.seed, self.stack = seed, ExitStack()
         write_weights(BASE / "torch" / "hub" / "checkpoints")
-        (BASE / "models" / "loras").mkdir(parents=True, exist_ok=True)
-        keys = [f"lora_unet_output_blocks_9_1_transformer_blocks_0_attn1_to_v.lora_{side}.weight" for side in ("down", "up")]
-        save_file(dict(zip(keys, (torch.ones(2, 64) / 9, torch.ones(64, 2) / 9))), BASE / "models" / "loras" / "style_lora.safetensors")
+        write_lora(BASE / "models" / "loras" / "style_lora.safetensors")
         link(ROOT / "tools" / "campaign" / "probe", BASE / "custom_nodes" / "styleid_campaign")
         os.environ["TORCH_HOME"] = str(BASE / "torch")
         self.start()

@@ -68,9 +68,13 @@ def seen_queries_and_keys(unet: torch.nn.Module) -> Iterator[list[dict[str, torc
             handle.remove()
 
 
-def divergence(queries: torch.Tensor, keys: torch.Tensor, seen_parts: torch.Tensor, other: int) -> torch.Tensor:
-    """Kullback-Leibler divergence of attention (B, heads, N, C) from that of `seen_parts` (B, N, F), to the picture `other` places on."""
-    wanted = (seen_parts @ seen_parts.roll(other, 0).mT / TEMPERATURE).log_softmax(-1)[:, None]
+def wanted_attention(seen_parts: torch.Tensor, other: int) -> torch.Tensor:
+    """Logarithms (B, 1, N, N) of the attention that `seen_parts` (B, N, F) ask for, to the picture `other` places on."""
+    return (seen_parts @ seen_parts.roll(other, 0).mT / TEMPERATURE).log_softmax(-1)[:, None]
+
+
+def divergence(queries: torch.Tensor, keys: torch.Tensor, wanted: torch.Tensor, other: int) -> torch.Tensor:
+    """Kullback-Leibler divergence of attention (B, heads, N, C) from what is `wanted` of it, to the picture `other` places on."""
     logits = queries @ keys.roll(other, 0).mT / queries.shape[-1] ** 0.5
     return (wanted.exp() * (wanted - logits.log_softmax(-1))).sum(-1).mean()
 
@@ -80,11 +84,12 @@ def attention_error(seen: list[dict[str, torch.Tensor]], network: torch.nn.Seque
 
     `pictures` (B, 3, H, W) in 0..1 are those of the first B samples.
     """
-    errors, sides = [], {isqrt(block["to_k"].shape[2]) for block in seen}
+    errors, others = [], (0, 1)
     with torch.no_grad():
         features = features_of(network, pictures)
-        parts_at = {side: parts(features, side) for side in sides}
+        parts_at = {tokens: parts(features, isqrt(tokens)) for tokens in {block["to_k"].shape[2] for block in seen}}
+        wanted_at = {tokens: [wanted_attention(places, other) for other in others] for tokens, places in parts_at.items()}
     for block in seen:
         queries, keys = (block[name][:len(pictures)] for name in ("to_q", "to_k"))
-        errors.append(sum(divergence(queries, keys, parts_at[isqrt(keys.shape[2])], other) for other in (0, 1)))
+        errors.append(sum(divergence(queries, keys, logs, other) for logs, other in zip(wanted_at[keys.shape[2]], others)))
     return torch.stack(errors).mean()
