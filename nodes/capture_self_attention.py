@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from . import inputs
+from .declared import declared
 from .engine.recording import request_capture
 
 
@@ -26,5 +27,6 @@ class CaptureSelfAttention(io.ComfyNode):
         )
 
     @classmethod
+    @declared
     def execute(cls, model, blocks="auto", feature_dtype="auto", feature_device="auto") -> io.NodeOutput:
         return io.NodeOutput(request_capture(model, blocks, feature_dtype, feature_device))

@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from . import inputs
+from .declared import declared
 from .engine.runs import invert_latent
 
 
@@ -36,6 +37,7 @@ class DDIMInvert(io.ComfyNode):
         )
 
     @classmethod
+    @declared
     def execute(cls, model, latent, positive, steps=50, schedule="official", denoise=1.0, refine=0, inversion="ddim",
                 round_trip=False) -> io.NodeOutput:
         return io.NodeOutput(*invert_latent(model, latent, positive, steps, schedule, denoise, refine, inversion, round_trip))

@@ -4,6 +4,7 @@ from comfy.samplers import KSAMPLER
 from comfy_api.latest import io
 
 from ..styleid_core.ddim import sample_fireflow
+from .declared import declared
 
 
 class FireFlowSampler(io.ComfyNode):
@@ -21,5 +22,6 @@ class FireFlowSampler(io.ComfyNode):
         )
 
     @classmethod
+    @declared
     def execute(cls) -> io.NodeOutput:
         return io.NodeOutput(KSAMPLER(sample_fireflow))

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..styleid_core.style import Style
 from . import inputs
+from .declared import declared
 from .engine.curves import curve_of
 from .engine.transfer import inject_captured
 
@@ -43,6 +44,7 @@ class InjectStyleKV(io.ComfyNode):
         )
 
     @classmethod
+    @declared
     def execute(cls, model, content_features, style_features, gamma=0.75, temperature=1.5, weight=1.0, mask=None, style_mask=None,
                 blocks="auto", inject_into="both", start_percent=0.0, end_percent=1.0, auto_temperature=False,
                 gamma_curve=None, temperature_curve=None, weight_curve=None) -> io.NodeOutput:

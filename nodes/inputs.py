@@ -28,7 +28,7 @@ def schedule() -> io.Input:
 
 
 def denoise(**options) -> io.Input:
-    return io.Float.Input("denoise", default=1.0, min=0.01, max=1.0, step=0.01, optional=True, **options,
+    return io.Float.Input("denoise", default=1.0, min=0.001, max=1.0, step=0.01, optional=True, **options,
                           tooltip="1 inverts to pure noise; lower stops on the way, as in KSampler, and stays closer to the content.")
 
 

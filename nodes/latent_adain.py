@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from . import inputs
+from .declared import declared
 from .engine.transfer import recolor
 
 
@@ -29,5 +30,6 @@ class LatentAdaIN(io.ComfyNode):
         )
 
     @classmethod
+    @declared
     def execute(cls, content, style, color_strength=1.0, mask=None, style_mask=None) -> io.NodeOutput:
         return io.NodeOutput(recolor(content, style, color_strength, mask, style_mask))

@@ -3,6 +3,7 @@
 from comfy_api.latest import io, ui
 
 from . import inputs
+from .declared import declared
 from .engine.files import save_features
 
 
@@ -28,5 +29,6 @@ class SaveStyleIDFeatures(io.ComfyNode):
         )
 
     @classmethod
+    @declared
     def execute(cls, noise, features, sigmas, filename_prefix="style", image=None) -> io.NodeOutput:
         return io.NodeOutput(ui=ui.PreviewText(save_features(noise, features, sigmas, filename_prefix, image)))

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..styleid_core.curves import SHAPES
 from . import inputs
-from .engine.checks import numbers
+from .declared import declared
 from .engine.curves import ShapedCurve
 
 
@@ -29,6 +29,6 @@ class StyleIDCurve(io.ComfyNode):
         )
 
     @classmethod
+    @declared
     def execute(cls, start=1.0, end=0.5, shape="cosine") -> io.NodeOutput:
-        numbers(start=start, end=end)
         return io.NodeOutput(ShapedCurve(shape, start, end))

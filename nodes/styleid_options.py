@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from . import inputs
+from .declared import declared
 from .engine.curves import curve_of
 from .engine.transfer import CFG_MAX_SIGMA, Options, check_options
 
@@ -43,6 +44,7 @@ class StyleIDOptions(io.ComfyNode):
         )
 
     @classmethod
+    @declared
     def execute(cls, negative=None, cfg=1.0, cfg_max_sigma=CFG_MAX_SIGMA, inversion_positive=None, denoise=1.0, inject_into="both",
                 start_percent=0.0, end_percent=1.0, feature_dtype="auto", feature_device="auto",
                 auto_temperature=False, gamma_curve=None, temperature_curve=None, refine=0, inversion="ddim") -> io.NodeOutput:

@@ -2,8 +2,9 @@
 
 from comfy_api.latest import io
 
-from .engine.checks import numbers
-from .engine.families.positions import SHIFTS, Positions, place_styles
+from .declared import declared
+from .engine.families.positions import SHIFTS, Positions
+from .engine.transfer import place_styles
 
 DEFAULT = Positions()
 
@@ -16,8 +17,8 @@ class StyleIDPositions(io.ComfyNode):
             display_name="StyleID Positions",
             category="styleid",
             description="Where a transformer (Flux, Qwen-Image, Z-Image) sees the style: the closer to the picture's own places, the more "
-                        "of the style's layout is copied. Without this node it is on top of it. Nothing changes for UNets and SD 3.5, "
-                        "which have no such positions.",
+                        "of the style's layout is copied. Without this node it is on top of it. UNets and SD 3.5 have no such "
+                        "positions, and are refused.",
             search_aliases=["styleid", "rope", "untwisting rope", "position"],
             inputs=[
                 io.Model.Input("model", tooltip="For Inject Style K/V or StyleID Sampler."),
@@ -35,6 +36,6 @@ class StyleIDPositions(io.ComfyNode):
         )
 
     @classmethod
+    @declared
     def execute(cls, model, place=DEFAULT.place, high_frequencies=DEFAULT.high, low_frequencies=DEFAULT.low) -> io.NodeOutput:
-        numbers(high_frequencies=high_frequencies, low_frequencies=low_frequencies)
         return io.NodeOutput(place_styles(model, Positions(place, high_frequencies, low_frequencies)))

@@ -3,7 +3,8 @@
 from comfy_api.latest import io
 
 from . import inputs
-from .engine.presets import CUSTOM, PRESETS, Preset, chosen
+from .declared import declared
+from .engine.presets import CUSTOM, PRESETS, filled_in
 from .engine.transfer import Options, stylize
 
 
@@ -32,7 +33,8 @@ class StyleIDSampler(io.ComfyNode):
                 inputs.schedule(),
                 io.Combo.Input("preset", options=[CUSTOM, *PRESETS], default=CUSTOM, optional=True,
                                extra_dict={"presets": {name: preset._asdict() for name, preset in PRESETS.items()}},
-                               tooltip="Fills in gamma, temperature, color_strength and blocks; custom leaves them to you."),
+                               tooltip="Fills in gamma, temperature, color_strength and blocks; what is linked there counts. custom "
+                                       "leaves them to you."),
                 inputs.FeaturesType.Input("style_features", optional=True,
                                           tooltip="From Load StyleID Features, with its noise in style: the style is not inverted again."),
                 inputs.OptionsType.Input("options", optional=True, tooltip="From StyleID Options: guidance, denoise, memory, and more."),
@@ -41,8 +43,9 @@ class StyleIDSampler(io.ComfyNode):
         )
 
     @classmethod
+    @declared
+    @filled_in
     def execute(cls, model, content, style, positive, steps=50, gamma=0.75, temperature=1.5, color_strength=1.0, blocks="auto",
                 schedule="official", preset=CUSTOM, style_features=None, options=None) -> io.NodeOutput:
-        values = chosen(preset, Preset(gamma, temperature, color_strength, blocks))
-        return io.NodeOutput(stylize(model, content, style, positive, steps, *values, schedule, options or Options(),
-                                     style_features))
+        return io.NodeOutput(stylize(model, content, style, positive, steps, gamma, temperature, color_strength, blocks,
+                                     schedule, options or Options(), style_features))

@@ -9,6 +9,7 @@ from ..styleid_core.metrics.cfsd import cfsd
 from ..styleid_core.metrics.evaluate import check_finite
 from ..styleid_core.metrics.histogram import hellinger, rgb_uv_histogram
 from ..styleid_core.metrics.networks import MissingError, load_lpips, load_vgg19
+from .declared import declared
 
 
 class StyleIDScores(io.ComfyNode):
@@ -36,6 +37,7 @@ class StyleIDScores(io.ComfyNode):
         )
 
     @classmethod
+    @declared
     def execute(cls, content, style, stylized) -> io.NodeOutput:
         device = comfy.model_management.get_torch_device()
         try:

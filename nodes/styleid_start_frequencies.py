@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from .declared import declared
 from .engine.transfer import start_frequencies
 
 
@@ -29,5 +30,6 @@ class StyleIDStartFrequencies(io.ComfyNode):
         )
 
     @classmethod
+    @declared
     def execute(cls, noise, inner=0.3, outer=0.9, keep=0.7, seed=0) -> io.NodeOutput:
         return io.NodeOutput(start_frequencies(noise, inner, outer, keep, seed))

@@ -2,6 +2,7 @@
 
 from comfy_api.latest import io
 
+from .declared import declared
 from .engine.sweep import combined, values
 
 
@@ -28,6 +29,7 @@ class StyleIDSweep(io.ComfyNode):
         )
 
     @classmethod
+    @declared
     def execute(cls, gamma="0.3, 0.5, 0.75", temperature="1, 1.5, 2") -> io.NodeOutput:
         gammas, temperatures = values("gamma", gamma, 1), values("temperature", temperature, 10)
         return io.NodeOutput(*combined(gammas, temperatures), len(gammas))

@@ -90,6 +90,11 @@ def nearest_step(features: Features, sigma: float) -> int:
     return step
 
 
+def reaches_picture(features: Features, sigma: float) -> bool:
+    """Whether a sampling that ends at `sigma` ends at the picture: below all that was captured, and not on the way."""
+    return sigma < min(features.sigmas)
+
+
 class Reader:
     """Brings features that are kept, in memory or in a file, to `device` (a torch.device) step by step, and while one is in use, ahead of
     time the one that follows.

@@ -23,8 +23,8 @@ def with_other_frequencies(z: Tensor, noise: Tensor, inner: float, outer: float,
 
     The noise is brought to the range of what the same damping of the other frequencies leaves, for each picture alone.
     """
-    mask = torch.fft.ifftshift(band(tuple(z.shape[1:]), inner, outer)).to(z.device)
-    spectrum = torch.fft.fftn(z.double(), dim=(1, 2, 3))
+    mask = torch.fft.ifftshift(band(tuple(z.shape[1:]), inner, outer))
+    spectrum = torch.fft.fftn(z.cpu().double(), dim=(1, 2, 3))  # not every GPU has double precision
 
     def filtered(weights: Tensor) -> Tensor:
         return torch.fft.ifftn(spectrum * weights, dim=(1, 2, 3)).real.to(z)

@@ -74,7 +74,10 @@ def stamp_of(path: str) -> tuple[int, int]:
 
 
 def save(inverted: Inverted, path: Path, between: Callable[[], None] = lambda: None):
-    """Write `inverted`, whose features are `Kept`, to `path`, which exists only once it is whole. `between` tensors it may be ended."""
+    """Write `inverted`, whose features are `Kept`, to `path`, which exists only once it is whole. `between` tensors it may be ended.
+
+    ValueError for what `load` would refuse.
+    """
     features = inverted.features
     small = {"noise": inverted.noise, "latent": features.latent, "sigmas": inverted.sigmas, "noise_mask": inverted.noise_mask,
              "picture": inverted.picture}
@@ -83,8 +86,10 @@ def save(inverted: Inverted, path: Path, between: Callable[[], None] = lambda: N
         for k, n in enumerate(features.source.step(i)):
             named |= {f"{i}.{k}.{part}": tensor for part, tensor in n._asdict().items()} if isinstance(n, Int8) else {f"{i}.{k}": n}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in sorted(named.items())}
-    header = json.dumps({"format": FORMAT, "sigmas": features.sigmas, "blocks": features.blocks,
-                         "origin": features.origin._asdict() if features.origin else None, "place": features.place})
+    told = {"format": FORMAT, "sigmas": features.sigmas, "blocks": features.blocks,
+            "origin": features.origin._asdict() if features.origin else None, "place": features.place}
+    checked(path, (0, 0), told, tensors.copy())  # what is written can be read
+    header = json.dumps(told)
     part = path.with_name(path.name + ".part")
     try:
         save_file(tensors, part, {"header": header, "checksum": checksum(header, tensors, between)})
@@ -145,13 +150,15 @@ def checked(path: Path, stamp: tuple[int, int], header: dict, tensors: dict[str,
         or noise.ndim not in (4, 5) or noise.shape != latent.shape or not all(map(finite, (noise, latent, sampling)))
         or sampling.ndim != 1 or len(sampling) < 2 or not (sampling.diff() < 0).all() or sampling[-1] < 0
         or (mask is not None and not finite(mask))
-        or (picture is not None and (picture.ndim != 3 or picture.shape[-1] != 3 or picture.dtype != torch.uint8))
+        or (picture is not None and picture.dtype != torch.uint8)
         or not all(fits(*(tensors[name] for name in step[k]), first=tensors[names[0][k][0]], batch=len(latent))
                    for step in names for k in range(len(blocks))))
     if wrong:
         raise ValueError("holds features that do not fit together")
     origin = Origin(**{name: str(value) for name, value in header["origin"].items()}) if header["origin"] else None
     source = InFile(str(path), stamp, list(range(len(blocks))), int8)
+    if picture is not None and (picture.ndim != 3 or picture.shape[-1] != 3):
+        picture = None  # it is only shown, and a gray one was once written so
     return Inverted(noise, Features(sigmas, blocks, source, latent, origin, int(header.get("place", 0))), sampling, mask, picture)
 
 

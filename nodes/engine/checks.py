@@ -13,15 +13,7 @@ from . import logger
 
 # Settings
 
-def numbers(**settings: float):
-    """ValueError for a setting that is NaN or infinite, which a prompt can carry past the range of its widget."""
-    for name, value in settings.items():
-        if not math.isfinite(value):
-            raise ValueError(f"The setting {name} is {value}, which is not a number. Set it to one within its range.")
-
-
 def span(start_percent: float, end_percent: float):
-    numbers(start_percent=start_percent, end_percent=end_percent)
     if start_percent >= end_percent:
         raise ValueError(f"start_percent {start_percent:g} is not below end_percent {end_percent:g}, so nothing would be injected.")
 
@@ -40,7 +32,10 @@ def picture(latent: dict, name: str) -> torch.Tensor:
     """The samples (B, C, H, W), or (B, C, 1, H, W) of a video model, of a LATENT that holds a picture; ValueError for another shape, NaN,
     only zeros, or a single value.
     """
-    samples = latent["samples"]
+    samples, noise_mask = latent["samples"], latent.get("noise_mask")
+    if samples.is_nested:
+        raise ValueError(f"The {name} latent holds several parts, as a video with its sound does. Connect a picture through "
+                         "VAE Encode.")
     if samples.ndim != 4 and not (samples.ndim == 5 and samples.shape[2] == 1):
         raise ValueError(f"The {name} latent has shape {list(samples.shape)}, and that of a picture is [batch, channels, height, width]. "
                          "Connect a picture through VAE Encode; video and audio latents are not supported.")
@@ -49,8 +44,9 @@ def picture(latent: dict, name: str) -> torch.Tensor:
                          "Start ComfyUI with --fp32-vae, or use another VAE.")
     if not torch.count_nonzero(samples):
         raise ValueError(f"The {name} latent is empty. Connect a picture through VAE Encode.")
-    if not torch.isfinite(latent.get("noise_mask", samples)).all():
-        raise ValueError(f"The mask of the {name} latent contains NaN. Connect another mask, or none.")
+    if noise_mask is not None and (noise_mask.is_nested or not noise_mask.isfinite().all()):
+        raise ValueError(f"The mask of the {name} latent {'holds several parts' if noise_mask.is_nested else 'contains NaN'}. "
+                         "Connect another mask, or none.")
     if samples[0, 0].numel() < 2:
         raise ValueError(f"The {name} latent is 1x1, and a single value has no deviation. Encode a larger picture.")
     return samples
@@ -198,11 +194,35 @@ def saved(noise: torch.Tensor, features: Features, readable: bool):
                          "Connect the noise and the features of one DDIM Invert.")
 
 
+def sampled_along(sigmas: torch.Tensor):
+    falling = sigmas.ndim == 1 and len(sigmas) > 1 and (sigmas.diff() < 0).all()
+    if not falling or sigmas[-1] < 0 or sigmas[0] == math.inf:
+        raise ValueError("The sigmas do not fall to the end of a sampling. Connect those of the DDIM Invert that gave the "
+                         "features.")
+
+
+def image(image: torch.Tensor) -> torch.Tensor:
+    """The colors (B, H, W, 1 or 3) of an IMAGE that may have transparency; ValueError for another shape, or no picture."""
+    if image.ndim != 4 or not image.numel() or image.shape[-1] > 4:
+        raise ValueError(f"The image has shape {list(image.shape)}, and that of a picture is [batch, height, width, 3]. Connect the "
+                         "picture that was inverted, or none.")
+    return image[..., :3 if image.shape[-1] > 2 else 1].nan_to_num()
+
+
 def file_prefix(prefix: str):
     path = PurePath(prefix)
     if not path.name or path.is_absolute() or ".." in path.parts or not prefix.isprintable():
         raise ValueError(f"filename_prefix {quote(prefix)} is no name of a file below models/styleid_features. Write for example style, "
                          "or starry/night.")
+
+
+def fresh_noise(latent: torch.Tensor, content: Features, sigma: float):
+    """ValueError for a sampler that adds noise to a latent (B, C, H, W) at `sigma`, unless that is the content's own on the way."""
+    clean = latent.shape[1:] == content.latent.shape[1:] and torch.equal(latent.cpu(), content.latent.cpu().expand_as(latent))
+    if not clean or sigma >= content.sigmas[-1]:
+        raise ValueError("The sampler adds fresh noise, which loses the content that the noise of DDIM Invert stands for. Turn "
+                         "it off (add_noise disable, Disable Noise). To vary the picture, give the sampler the content's own "
+                         "latent and a denoise below 1.")
 
 
 def other_weights(name: str):
@@ -246,12 +266,12 @@ def mask_batch(name: str, masks: int, batch: int):
         raise ValueError(f"The {name} holds {masks} masks and the latent holds {batch} pictures. Give one mask for all, or one for each.")
 
 
-def some_sigmas(wanted: list[float], sampled: list[float], start_percent: float, end_percent: float) -> list[float]:
-    """`wanted`, those of the `sampled` sigmas that are injected at; ValueError for none of some."""
+def some_sigmas(wanted: list[float], sampled: int, start_percent: float, end_percent: float):
+    """ValueError for none of so many `sampled` sigmas that are injected at."""
     if sampled and not wanted:
-        raise ValueError(f"No style would be injected: none of the sigmas that are sampled lies between start_percent {start_percent:g} "
-                         f"and end_percent {end_percent:g}. Widen them, or sample this part with the model that has no style.")
-    return wanted
+        raise ValueError("No style would be injected: none of the sigmas that are sampled lies between start_percent "
+                         f"{start_percent:g} and end_percent {end_percent:g}. Widen them, or sample this part with the model "
+                         "that has no style.")
 
 
 # Model calls

@@ -47,5 +47,9 @@ def apart(backend: str | Callable, mode: str | None, options: tuple, dynamic: bo
 
 
 def uncompiled() -> AbstractContextManager:
-    """Without torch.compile, whose graphs might go on without the patches of this run, or with those of the last."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+    """Without torch.compile, whose graphs might go on without the patches of this run, or with those of the last.
+
+    torch before 2.6 cannot be told so; there a run that reached nothing still ends in an error.
+    """
+    stances = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+    return torch.compiler.set_stance("force_eager") if stances else nullcontext()

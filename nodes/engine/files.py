@@ -36,14 +36,15 @@ def save_features(noise: dict, features: Features, sigmas: torch.Tensor, prefix:
     """Write a new file beside those of the same prefix; its name. ValueError for what cannot be written."""
     samples = checks.picture(noise, "noise")
     checks.saved(samples, features, isinstance(features.source, (Kept, InFile)))
+    checks.sampled_along(sigmas)
     checks.file_prefix(prefix)
+    shown = None if image is None else small(checks.image(image))
     root = folder_paths.get_folder_paths(FOLDER)[0]
     try:
         folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
         name = f"{stem}_{counter:05}_{SUFFIX}"
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save(Inverted(samples, features, sigmas, noise.get("noise_mask"), None if image is None else small(image)),
-             Path(folder, name), unless_cancelled)
+        save(Inverted(samples, features, sigmas, noise.get("noise_mask"), shown), Path(folder, name), unless_cancelled)
     except OSError as error:
         raise ValueError(f"The features could not be saved in {FOLDER}: {error.strerror or error}") from error
     logger.info("Saved features of %d steps as %s.", len(features.sigmas), name)
@@ -51,8 +52,8 @@ def save_features(noise: dict, features: Features, sigmas: torch.Tensor, prefix:
 
 
 def small(image: torch.Tensor) -> torch.Tensor:
-    """(h, w, 3) uint8 of the first picture of an IMAGE, its longer side PICTURE."""
-    picture = image[:1, ..., :3].movedim(-1, 1)
+    """(h, w, 3) uint8 of the first picture of an IMAGE (B, H, W, 1 or 3), its longer side PICTURE."""
+    picture = image[:1].expand(-1, -1, -1, 3).movedim(-1, 1)
     scale = min(1.0, PICTURE / max(picture.shape[-2:]))
     height, width = (max(1, round(side * scale)) for side in picture.shape[-2:])
     return (comfy.utils.common_upscale(picture, width, height, "area", "disabled")[0].movedim(0, -1).clamp(0, 1) * 255).round().byte()

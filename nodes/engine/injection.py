@@ -10,7 +10,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...styleid_core.blocks import Block, listed
 from ...styleid_core.ddim import sample_fireflow
-from ...styleid_core.features import nearest_step, repeat_batch
+from ...styleid_core.features import Features, nearest_step, reaches_picture, repeat_batch
 from ...styleid_core.plan import KeySet
 from ...styleid_core.storage import map_tensors, restore
 from ...styleid_core.style import INJECT_INTO, Style
@@ -168,13 +168,13 @@ class SampledWith:
         sigmas = sigmas.clamp(max=family_of(guider.model_patcher).path(guider.model_patcher).most)
         check_sampler(guider.model_patcher, getattr(guider, "cfg", 1.0), sampler, sigmas)
         injection = Injection(guider.model_patcher, self.styles, len(latent_image), sides_of(guider.conds))
-        check_run(injection, latent_image, sampler, sigmas)
+        wanted = check_run(injection, latent_image, sampler, sigmas, denoise_mask is not None)
         for name, entries in guider.conds.items():
             checks.areas(name, entries)
         if denoise_mask is not None and "denoise_mask_function" in guider.model_options:
             logger.warning("Differential Diffusion has no effect beside the injection: the mask is blended in once, at the end.")
         if torch.count_nonzero(noise):
-            logger.warning("The sampler adds fresh noise to the inverted latent, which loses the content. Turn its noise off.")
+            checks.fresh_noise(latent_image, self.styles[0].content, float(sigmas[0]))
         run_options = guider.model_options
         injection.family.inject(run_options["transformer_options"], injection)
         add_wrapper_with_key(injection.family.WRAPPED, KEY, injection.model_call, run_options, is_model_options=True)
@@ -182,10 +182,18 @@ class SampledWith:
             output = executor(noise, latent_image, sampler, sigmas, None, *args, **kwargs)
         checks.prediction(output)
         blocks = [block for block, reached in injection.reached.items() if reached]
-        checks.some_injected(blocks, len(injection.sigmas), len(sigmas), [style.inject_into for style in self.styles])
+        if wanted:
+            checks.some_injected(blocks, len(injection.sigmas), len(sigmas), [style.inject_into for style in self.styles])
         logger.info("Injected %s into %d self-attentions (%s) at %d steps.", "style" if len(self.styles) == 1 else
                     f"{len(self.styles)} styles", len(blocks), listed(blocks), len(injection.sigmas))
-        return output if denoise_mask is None else keep_outside(denoise_mask, output, self.styles[0].content.latent)
+        if denoise_mask is None:
+            return output
+        content = self.styles[0].content
+        if not reaches_picture(content, float(sigmas[-1])):
+            logger.info("The sampling ends in the noise, and its mask waits for the end: sample the rest with a model that has a "
+                        "style too.")
+            return output
+        return keep_outside(denoise_mask, output, content.latent)
 
 
 def inject_style(model: ModelPatcher, style: Style) -> ModelPatcher:
@@ -208,17 +216,28 @@ def sigma_range(model: ModelPatcher, start: float, end: float) -> tuple[float, f
 
 
 def injected_sigmas(model: ModelPatcher, start: float, end: float, sigmas: torch.Tensor) -> list[float]:
-    """Those of `sigmas` (N + 1,) that are evaluated and injected at; ValueError for none of N."""
+    """Those of `sigmas` (N + 1,) that are evaluated and injected at."""
     highest, lowest = sigma_range(model, start, end)
-    sampled = sigmas[:-1].tolist()  # the last is where the sampling ends, and not evaluated
-    wanted = [sigma for sigma in sampled if sigma > 0 and lowest <= sigma <= highest]
-    return checks.some_sigmas(wanted, sampled, start, end)
+    # The last is where the sampling ends, and not evaluated.
+    return [sigma for sigma in sigmas[:-1].tolist() if sigma > 0 and lowest <= sigma <= highest]
 
 
-def check_run(injection: Injection, latent_image: torch.Tensor, sampler, sigmas: torch.Tensor):
-    for style in injection.styles:
+def is_whole(content: Features, sigmas: torch.Tensor) -> bool:
+    """Whether a sampling along `sigmas` (N + 1,) goes all the way that the content was inverted, and is no part of it."""
+    top = content.sigmas[-2:][0]  # the authors' code leaves the last out
+    return len(sigmas) > 1 and float(sigmas[0]) >= top and reaches_picture(content, float(sigmas[-1]))
+
+
+def check_run(injection: Injection, latent_image: torch.Tensor, sampler, sigmas: torch.Tensor, masked: bool) -> bool:
+    """Whether there is anything to inject; ValueError where there is not, but for a part of a `masked` sampling, whose mask is
+    for the injection to mind.
+    """
+    injected = [injected_sigmas(injection.model, style.start, style.end, sigmas) for style in injection.styles]
+    whole = is_whole(injection.styles[0].content, sigmas)
+    for style, wanted in zip(injection.styles, injected):
+        if whole or not masked and not any(injected):
+            checks.some_sigmas(wanted, len(sigmas) - 1, style.start, style.end)
         checks.sampled_size(tuple(latent_image.shape[-2:]), style.content.size)
-        wanted = injected_sigmas(injection.model, style.start, style.end, sigmas)
         if style.mask is not None:
             checks.mask_batch("mask", len(style.mask), len(latent_image))
         for name, features in (("content", style.content), ("style", style.features)):
@@ -226,3 +245,4 @@ def check_run(injection: Injection, latent_image: torch.Tensor, sampler, sigmas:
             checks.same_solver(features, getattr(sampler, "sampler_function", None) is sample_fireflow)
             for sigma in wanted:
                 nearest_step(features, sigma)
+    return any(injected) or not masked

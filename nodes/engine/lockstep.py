@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 
@@ -50,7 +51,9 @@ class Companion:
     def work(self):
         try:
             self.wait()
-            with torch.inference_mode(self.inference), torch.cuda.stream(self.stream):
+            # Without CUDA even a context for no stream asks for a device that other machines do not have.
+            stream = torch.cuda.stream(self.stream) if self.stream else nullcontext()
+            with torch.inference_mode(self.inference), stream:
                 self.run(self)
             self.error = ValueError("The features are recomputed, and a call of the model reached less blocks than in the inversion. Let "
                                     "Capture Self-Attention keep the features (feature_device auto).")

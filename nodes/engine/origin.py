@@ -1,13 +1,17 @@
 """What features were made with, as a file tells it."""
 
 import hashlib
+import re
 
+import comfy.lora
 import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...styleid_core.features import Origin
 
-SAMPLES = 16  # tensors of a model that are looked at
+VECTORS, VALUES = 16, 4  # of a model that are looked at, and of each of them
+DTYPES = "float32|float16|bfloat16|float8_e4m3fn|float8_e5m2"
+FINGERPRINT = re.compile(rf"(?:(?:{DTYPES})(?: -?\d[-+.e\d]*)+(?:; |$))+")
 
 
 def origin_of(model: ModelPatcher, positive: list, schedule: str, steps: int, denoise: float, refine: int,
@@ -17,9 +21,41 @@ def origin_of(model: ModelPatcher, positive: list, schedule: str, steps: int, de
 
 
 def fingerprint(model: ModelPatcher) -> str:
-    """Of some biases and norms: every training changes them, LoRAs leave them alone, and in half precision they are the same."""
-    vectors = [parameter for _, parameter in sorted(model.model.diffusion_model.named_parameters()) if parameter.ndim == 1]
-    return hashed(vectors[::max(len(vectors) // SAMPLES, 1)])
+    """Some biases and norms that MODEL samples with, wherever it lies: "dtype value value ...; dtype ...".
+
+    Every training and merge changes them, and LoRAs leave them alone.
+    """
+    vectors = {key: patches for key, patches in model.get_key_patches("diffusion_model.").items()
+               if patches[0][0].ndim == 1 and patches[0][0].is_floating_point()}
+    keys = sorted(vectors)[::max(len(vectors) // VECTORS, 1)]
+    return "; ".join(described(*vectors[key], key=key) for key in keys)
+
+
+def described(loaded: tuple, *patches: tuple, key: str) -> str:
+    """A vector as it was loaded, with how a layer converts it, and the patches that MODEL has for it."""
+    weight, convert = loaded
+    vector = convert(weight.detach().to("cpu", torch.float32, copy=True), inplace=True)
+    vector = comfy.lora.calculate_weight(list(patches), vector, key)
+    values = vector[::max(len(vector) // VALUES, 1)][:VALUES]
+    return " ".join([str(weight.dtype).removeprefix("torch."), *(f"{value:.9g}" for value in values.tolist())])
+
+
+def same_weights(one: str, other: str) -> bool:
+    """Whether two fingerprints may be of the same weights, each in its precision. What is none, as in older files, tells nothing."""
+    if not all(map(FINGERPRINT.fullmatch, (one, other))):
+        return True
+    vectors, other_vectors = one.split("; "), other.split("; ")
+    return len(vectors) == len(other_vectors) and all(map(same_vector, vectors, other_vectors))
+
+
+def same_vector(one: str, other: str) -> bool:
+    (dtype, *values), (other_dtype, *other_values) = one.split(), other.split()
+    if dtype == other_dtype:
+        return values == other_values
+    kinds = [torch.finfo(getattr(torch, name)) for name in (dtype, other_dtype)]
+    rounded, least = sum(kind.eps / 2 for kind in kinds), sum(kind.smallest_normal * kind.eps / 2 for kind in kinds)
+    return len(values) == len(other_values) and all(abs(a - b) <= least + abs(a) * rounded for a, b in zip(
+        map(float, values), map(float, other_values)))
 
 
 def hashed(tensors: list[torch.Tensor]) -> str:

@@ -1,6 +1,9 @@
 """Choices of StyleID Sampler that set several of its values at once."""
 
+from functools import wraps
 from typing import NamedTuple
+
+from . import logger
 
 
 class Preset(NamedTuple):
@@ -20,16 +23,20 @@ PRESETS = {
 }
 
 
-def chosen(name: str, values: Preset) -> Preset:
-    """`values` as they are set on the node, or those of the preset `name`; ValueError for one that was set to something else beside it.
+def filled_in(execute):
+    """`execute` of a node with a `preset`, whose values stand for those of its inputs that are not given.
 
-    On the page a preset fills in the values, and changing one makes it "custom"; in a prompt, values may be left at their defaults.
+    What is given counts, also where it is a default: the page writes a preset's values into the widgets, and a link may bring
+    another value for one of them.
     """
-    if name == CUSTOM:
-        return values
-    preset = PRESETS[name]
-    for field, value, own, default in zip(Preset._fields, values, preset, Preset()):
-        if value not in (own, default):
-            raise ValueError(f"The preset {name} sets {field} to {own!r}, and {field} is {value!r}. Set the preset to {CUSTOM}, or leave "
-                             f"{field} at {default!r}.")
-    return preset
+    @wraps(execute)
+    def filled(cls, *values, **given):
+        preset = PRESETS.get(given.get("preset"))
+        if preset is None:
+            return execute(cls, *values, **given)
+        for name, value in preset._asdict().items():
+            if given.setdefault(name, value) != value:
+                logger.info("%s is %s, as it is given, and not %s as in the preset %s.", name, given[name], value, given["preset"])
+        return execute(cls, *values, **given)
+
+    return filled

@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable
-from functools import partial
 from itertools import accumulate, product
 from types import MappingProxyType
 from typing import NamedTuple
@@ -125,10 +124,15 @@ class Recorder:
 
 
 def keeper(source: torch.device, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What puts a tensor from the device `source` where it is kept."""
-    if device != RAM:
-        return partial(move, device=device)
-    return Slabs().keep if source.type == "cuda" else torch.clone
+    """What puts a tensor from the device `source` where it is kept, in memory of its own."""
+    if device == RAM:
+        return Slabs().keep if source.type == "cuda" else torch.clone
+
+    def keep(tensor):
+        kept = move(tensor, device)
+        return kept.clone() if kept.untyped_storage().nbytes() > kept.nbytes else kept
+
+    return keep
 
 
 def bare(model: ModelPatcher) -> ModelPatcher:

@@ -152,7 +152,6 @@ def round_trip(model: ModelPatcher, positive: list, noise: torch.Tensor, samples
 def invert_latent(model: ModelPatcher, latent: dict, positive: list, steps: int, schedule: str, denoise: float, refine: int,
                   inversion: str, check: bool) -> tuple:
     """(LATENT of the noise, Features, sigmas (N + 1,) to sample with), as DDIM Invert says."""
-    checks.numbers(denoise=denoise)
     samples = checks.picture(latent, "input")
     check_channels(model, samples, "input")
     plan = make_schedule(model, schedule, steps, denoise, refine, inversion)

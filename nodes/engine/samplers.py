@@ -33,7 +33,7 @@ def sampled_with(seed: int, model, cfg: float, sampler, sigmas: torch.Tensor) ->
     """What `sampler` makes of one latent, on the toy, when all that draws noise starts from `seed`."""
     x = torch.linspace(-1, 1, 16).view(1, 1, 4, 4) * sigmas[0]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would change those of all GPUs too
         sigmas = sigmas.clone()  # uni_pc writes into them
         extra_args = {"model_options": {"transformer_options": {"sample_sigmas": sigmas}}, "seed": seed}
         return sampler.sample(ToyGuider(model, cfg), sigmas, extra_args, None, torch.zeros_like(x), x, None, True)

@@ -22,7 +22,7 @@ from ...styleid_core.style_file import InFile
 from . import checks
 from .company import hook_references
 from .families import family_of
-from .origin import fingerprint
+from .origin import fingerprint, same_weights
 
 
 class ModelCall(NamedTuple):
@@ -52,7 +52,7 @@ class KeptReader:
 
     @staticmethod
     def check(name: str, features: Features, model: ModelPatcher):
-        if features.origin and features.origin.weights != fingerprint(model):
+        if features.origin and not same_weights(features.origin.weights, fingerprint(model)):
             checks.other_weights(name)
 
     def calls(self, sigma: float) -> list[ModelCall]:

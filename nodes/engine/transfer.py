@@ -16,6 +16,7 @@ from ...styleid_core.schedules import Schedule
 from ...styleid_core.style import Style
 from . import checks
 from .families import family_of
+from .families.positions import POSITIONS, Positions
 from .injection import inject_style, injected_sigmas, keep_outside
 from .recording import request_capture, requested_capture
 from .reuse import recall, recipe_of, remember
@@ -70,7 +71,6 @@ class Options(NamedTuple):
 
 
 def check_options(options: Options) -> Options:
-    checks.numbers(cfg=options.cfg, cfg_max_sigma=options.cfg_max_sigma, denoise=options.denoise)
     checks.span(options.start_percent, options.end_percent)
     checks.guidance(options.cfg, options.negative, options.inject_into)
     return options
@@ -80,7 +80,6 @@ def recolor(content: dict, style: dict, strength: float, mask: torch.Tensor | No
             style_mask: torch.Tensor | None = None) -> dict:
     """Latent AdaIN: the content LATENT with the channel means and deviations of the other, over what the MASKs weigh."""
     checks.unused_mask(style, "style")
-    checks.numbers(color_strength=strength)
     z_content, z_style = checks.pictures(content, style)
     checks.same_channels(z_content, z_style)
     weights = [None if given is None else latent_mask(name, given, z) for name, given, z in (
@@ -92,10 +91,19 @@ def recolor(content: dict, style: dict, strength: float, mask: torch.Tensor | No
 
 def start_frequencies(noise: dict, inner: float, outer: float, keep: float, seed: int) -> dict:
     """The LATENT of an inversion with new noise in a band of its frequencies, as StyleID Start Frequencies says."""
-    checks.numbers(inner=inner, outer=outer, keep=keep)
     z = checks.picture(noise, "noise")
     picture = z.flatten(1, 2) if z.ndim == 5 else z
     return noise | {"samples": with_other_frequencies(picture, prepare_noise(picture, seed).to(z), inner, outer, keep).view_as(z)}
+
+
+def place_styles(model: ModelPatcher, positions: Positions) -> ModelPatcher:
+    """A clone of MODEL that sees styles so; ValueError for one that has no positions to change."""
+    if family_of(model).embedding(model) is None:
+        raise ValueError("StyleID Positions changes the rotary positions of a transformer (Flux, Qwen-Image, Z-Image, Krea 2), "
+                         f"and a {type(model.model.diffusion_model).__name__} has none. Remove or bypass the node.")
+    m = model.clone()
+    m.model_options["transformer_options"][POSITIONS] = positions
+    return m
 
 
 def latent_mask(name: str, mask: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
@@ -116,7 +124,6 @@ def inject_captured(model: ModelPatcher, blocks: str, style: Style) -> ModelPatc
 
     ValueError for features that were not captured, or lack a block that is named or all of those that this model has.
     """
-    checks.numbers(gamma=style.gamma, temperature=style.tau, weight=style.weight)
     checks.span(style.start, style.end)
     for name, features in (("content", style.content), ("style", style.features)):
         check_features(name, features, model)
@@ -149,7 +156,6 @@ def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, ste
 
     Everything that can be refused is, before the first model call.
     """
-    checks.numbers(gamma=gamma, temperature=temperature, color_strength=color_strength)
     check_options(options)
     z_content, z_style = checks.pictures(content, style)
     for name, samples in (("content", z_content), ("style", z_style)):
@@ -166,7 +172,8 @@ def stylize(model: ModelPatcher, content: dict, style: dict, positive: list, ste
     if options.cfg != 1:
         check_sampled(model, "negative", options.negative, sigmas[sigmas <= cfg_limit])
     if recording is not model:
-        injected_sigmas(model, options.start_percent, options.end_percent, plan.sampling)
+        span = options.start_percent, options.end_percent
+        checks.some_sigmas(injected_sigmas(model, *span, plan.sampling), len(sigmas), *span)
 
     request = requested_capture(recording)
     if style_features is not None:

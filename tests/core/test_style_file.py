@@ -162,6 +162,24 @@ HOSTILE = {
 }
 
 
+@pytest.mark.parametrize("shape", [(8, 12, 1), (8, 12), (0, 12, 4)])
+def test_a_picture_of_another_shape_costs_no_features(tmp_path, shape):
+    path = tmp_path / "style.safetensors"
+    save(inverted(), path)
+    rewritten(path, lambda header, tensors: tensors.update(picture=torch.zeros(shape, dtype=torch.uint8)))
+    read = load(path)
+    assert read.picture is None and read.features.blocks == inverted().features.blocks
+
+
+@pytest.mark.parametrize("change", [dict(sigmas=torch.tensor([1.0, 2.0])), dict(noise=torch.full((1, 4, 4, 6), torch.nan)),
+                                    dict(noise_mask=torch.full((1, 4, 6), torch.inf))])
+def test_what_could_not_be_read_is_not_written(tmp_path, change):
+    path = tmp_path / "style.safetensors"
+    with pytest.raises(ValueError, match="do not fit together"):
+        save(inverted()._replace(**change), path)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("case", HOSTILE)
 def test_hostile_contents_with_a_right_checksum(tmp_path, case):
     change, expected = HOSTILE[case]

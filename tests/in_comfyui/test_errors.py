@@ -1,15 +1,20 @@
 """Every mistake stops with a ValueError that names the value and says what to change."""
 
+import re
+
 import comfy.model_management
 import comfy.supported_models
 import pytest
 import torch
 from cases import free_memory, with_steps
+from comfy.nested_tensor import NestedTensor
 from comfy_extras.nodes_hypertile import HyperTile
 from comfy_extras.nodes_model_advanced import ModelSamplingSD3
 
+import nodes
 from tools.demo.transfer import sample_custom
-from tools.miniature.unet import load_unet, new_unet
+from tools.miniature.transformers import load_transformer
+from tools.miniature.unet import UNET, load_unet, new_unet
 from tools.pack import stylize
 
 
@@ -119,6 +124,29 @@ def test_a_model_of_no_family(pack, aura, inputs):
     for blocks in ("6-11", ""):
         with pytest.raises(ValueError, match=message):
             pack.StyleIDSampler(**inputs | {"model": aura, "content": latent, "style": latent, "blocks": blocks})
+
+
+@pytest.fixture(scope="module")
+def video_unet():
+    """ComfyUI's own Stable Video Diffusion, without the size."""
+    unet = UNET | dict(in_channels=8, adm_in_channels=768, num_classes="sequential", use_linear_in_transformer=True,
+                       use_temporal_attention=True, use_temporal_resblock=True, extra_ff_mix_layer=True,
+                       merge_strategy="learned_with_images", merge_factor=0.0, video_kernel_size=[3, 1, 1])
+    return new_unet(unet, comfy.supported_models.SVD_img2vid)
+
+
+def test_a_unet_of_videos(pack, video_unet):
+    with pytest.raises(ValueError, match="this model is a UNetModel with attention over time, as models of videos have it"):
+        pack.CaptureSelfAttention(model=video_unet)
+
+
+def test_ming_image_is_not_taken_for_z_image(pack):
+    model = load_transformer("z_image")
+    model.model.diffusion_model.masked_pad_multiple = 32
+    with pytest.raises(ValueError, match="this model is a NextDiT with references behind its picture, as Ming-Image has them"):
+        pack.CaptureSelfAttention(model=model)
+    model.model.diffusion_model.masked_pad_multiple = None  # as newer hosts have it in a Z-Image
+    pack.CaptureSelfAttention(model=model)
 
 
 def test_a_unet_that_is_set_to_flow_matching(pack, model, inputs):
@@ -245,11 +273,29 @@ def test_several_conditionings_in_an_inversion(pack, model, case):
         pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive * 2, steps=3, schedule="ddim")
 
 
-def test_fresh_noise_is_warned_about(pack, model, case, inverted, caplog):
+@pytest.mark.parametrize("part", [slice(None), slice(-3, None)])
+def test_fresh_noise(pack, model, case, inverted, part):
+    """At the start, and where a sampling in two parts goes on."""
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
-    sample_custom(m, case.positive, sigmas[-3:], noise, add_noise=True)
-    assert any("adds fresh noise" in message for message in caplog.messages)
+    with pytest.raises(ValueError, match="The sampler adds fresh noise, which loses the content .* Turn it off"):
+        sample_custom(m, case.positive, sigmas[part], noise, add_noise=True)
+    with pytest.raises(ValueError, match="Turn it off"):
+        nodes.KSampler().sample(m, 0, 5, 1.0, "euler", "ddim_uniform", case.positive, case.positive, noise, denoise=1.0)
+
+
+def test_noise_on_the_contents_own_latent(pack, model, case, inverted):
+    """A denoise below 1 of the host's own is what who wants it means; pure noise has no content."""
+    (_, content, _), (_, style, _) = inverted
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+
+    def run(denoise):
+        return nodes.KSampler().sample(m, 0, 5, 1.0, "euler", "ddim_uniform", case.positive, case.positive, case.content,
+                                       denoise=denoise)[0]["samples"]
+
+    assert run(0.6).isfinite().all()
+    with pytest.raises(ValueError, match="the content's own latent and a denoise below 1"):
+        run(1.0)
 
 
 def test_an_unused_mask_is_warned_about(pack, model, inputs, case, caplog):
@@ -291,3 +337,74 @@ def test_settings_that_are_no_number(pack, inputs, calls, name):
     with pytest.raises(ValueError, match=f"{name} is nan, which is not a number"):
         stylize(pack, **inputs | {name: float("nan")})
     assert not calls
+
+
+# What a prompt can carry past the page
+
+@pytest.fixture
+def wired(inputs, inverted):
+    """By node: inputs that it takes."""
+    (noise, content, sigmas), (_, style, _) = inverted
+    return {"StyleIDSampler": inputs,
+            "CaptureSelfAttention": dict(model=inputs["model"]),
+            "DDIMInvert": dict(model=inputs["model"], latent=inputs["content"], positive=inputs["positive"], steps=2),
+            "LatentAdaIN": dict(content=noise, style=noise),
+            "InjectStyleKV": dict(model=inputs["model"], content_features=content, style_features=style),
+            "StyleIDOptions": {},
+            "StyleIDPositions": dict(model=inputs["model"]),
+            "StyleIDStartFrequencies": dict(noise=noise),
+            "SaveStyleIDFeatures": dict(noise=noise, features=content, sigmas=sigmas)}
+
+
+@pytest.mark.parametrize(("node", "name", "literal"), [
+    ("StyleIDSampler", "options", "fast"), ("StyleIDSampler", "style_features", 3), ("StyleIDSampler", "model", "sd15"),
+    ("StyleIDSampler", "content", {}), ("StyleIDSampler", "positive", "a cat"), ("CaptureSelfAttention", "model", 1),
+    ("DDIMInvert", "latent", "photo.png"), ("LatentAdaIN", "mask", 0.5), ("InjectStyleKV", "content_features", 3),
+    ("InjectStyleKV", "gamma_curve", 0.5), ("InjectStyleKV", "mask", "left"), ("StyleIDOptions", "negative", "ugly"),
+    ("StyleIDOptions", "temperature_curve", 1), ("StyleIDPositions", "model", None), ("StyleIDStartFrequencies", "noise", 1),
+    ("SaveStyleIDFeatures", "sigmas", [1.0, 0.0]), ("SaveStyleIDFeatures", "image", "photo.png")])
+def test_a_literal_where_a_link_belongs(pack, wired, calls, node, name, literal):
+    calls.clear()
+    with pytest.raises(ValueError, match=f"The input {name} is .*, and a link of the type [A-Z_]* belongs there. Connect one."):
+        getattr(pack, node)(**wired[node] | {name: literal})
+    assert not calls
+
+
+@pytest.mark.parametrize(("node", "name", "value", "sentence"), [
+    ("StyleIDSampler", "steps", 0, "steps is 0. Set it to one from 1 to 1000"),
+    ("StyleIDSampler", "gamma", "high", 'gamma is "high", and its type is FLOAT'),
+    ("StyleIDSampler", "schedule", "exponential?", "Choose from official, ddim"),
+    ("DDIMInvert", "denoise", 0.0, "denoise is 0. Set it to one from 0.001 to 1"),
+    ("InjectStyleKV", "weight", 2, "weight is 2. Set it to one from 0 to 1"),
+    ("InjectStyleKV", "auto_temperature", "yes", "its type is BOOLEAN"),
+    ("CaptureSelfAttention", "feature_device", "tpu", "Choose from auto, gpu, cpu, recompute")])
+def test_a_link_that_brings_another_value(pack, wired, calls, node, name, value, sentence):
+    """ComfyUI looks at widgets, and not at what a link brings them."""
+    calls.clear()
+    with pytest.raises(ValueError, match=f"The setting {name} is .*{re.escape(sentence)}|{re.escape(sentence)}"):
+        getattr(pack, node)(**wired[node] | {name: value})
+    assert not calls
+
+
+def test_an_input_of_an_older_version(pack, inputs, case):
+    """As a link of a graph of 0.1.0 brings it."""
+    with pytest.raises(ValueError, match="StyleID Sampler has no input negative: the graph was made with another version"):
+        pack.StyleIDSampler(**inputs, negative=case.positive)
+
+
+@pytest.mark.parametrize("node", ["StyleIDSampler", "DDIMInvert", "LatentAdaIN", "StyleIDStartFrequencies", "SaveStyleIDFeatures"])
+def test_a_video_with_its_sound(pack, wired, node):
+    z = wired["DDIMInvert"]["latent"]["samples"]
+    both = {"samples": NestedTensor([z[:, :, None], torch.randn(1, 8, 6)])}
+    [name] = {"latent", "content", "noise"} & wired[node].keys()
+    with pytest.raises(ValueError, match="latent holds several parts, as a video with its sound does. Connect a picture"):
+        getattr(pack, node)(**wired[node] | {name: both})
+
+
+@pytest.mark.parametrize(("node", "name"), [("LatentAdaIN", "style_mask"), ("InjectStyleKV", "mask")])
+def test_a_mask_of_several_parts(pack, wired, inputs, case, node, name):
+    several = NestedTensor([torch.ones(1, 8, 8), torch.ones(1, 6)])
+    with pytest.raises(ValueError, match=f"The input {name} is a NestedTensor, and a link of the type MASK belongs there"):
+        getattr(pack, node)(**wired[node] | {name: several})
+    with pytest.raises(ValueError, match="mask of the content latent holds several parts"):
+        pack.StyleIDSampler(**inputs | {"content": case.content | {"noise_mask": several}})

@@ -1,6 +1,7 @@
 """Save StyleID Features and Load StyleID Features."""
 
 import logging
+import re
 
 import comfy.model_management
 import comfy.supported_models
@@ -8,6 +9,7 @@ import folder_paths
 import pytest
 import torch
 from cases import invert_both
+from comfy_extras.nodes_model_merging import ModelMergeSimple
 from companions import with_lora
 
 import nodes
@@ -17,6 +19,11 @@ from tools.miniature.seeded import SDXL, sdxl_conditioning
 from tools.miniature.unet import WIDE_HEADS, load_unet
 
 SETTINGS = dict(gamma=0.6, temperature=1.3)
+
+
+class FP8(comfy.supported_models.SD15):
+    """Weights in fp8, cast to bf16 in every layer."""
+    manual_cast_dtype = torch.bfloat16
 
 
 @pytest.fixture(autouse=True)
@@ -91,6 +98,32 @@ def test_files_are_listed_numbered_and_shown(pack, model, case, folder):
     assert folder.joinpath("copy_00001_.safetensors").stat().st_size > 1000
 
 
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_picture_of_any_channels_is_shown(pack, model, case, channels):
+    content, _ = invert_both(pack, model, case, "ddim")
+    output = nodes.NODE_CLASS_MAPPINGS["LoadStyleIDFeatures"].execute(
+        save(pack, content, image=torch.rand(1, 64, 96, channels)))
+    assert output.ui and output.result[1].blocks == content[1].blocks
+
+
+@pytest.mark.parametrize(("image", "shape"), [((0, 64, 96, 3), "[0, 64, 96, 3]"), ((64, 96, 3), "[64, 96, 3]"),
+                                              ((1, 64, 96, 5), "[1, 64, 96, 5]"), ((1, 0, 96, 3), "[1, 0, 96, 3]")])
+def test_what_is_no_picture_is_refused_before_anything_is_written(pack, model, case, folder, image, shape):
+    content, _ = invert_both(pack, model, case, "ddim")
+    with pytest.raises(ValueError, match=f"The image has shape {re.escape(shape)}, and that of a picture is"):
+        save(pack, content, image=torch.rand(image))
+    assert not list(folder.rglob("*.*"))
+
+
+@pytest.mark.parametrize("sigmas", [torch.tensor([1.0]), torch.tensor([1.0, 2.0]), torch.tensor([[2.0, 0.0]]),
+                                    torch.tensor([2.0, torch.nan]), torch.tensor([2.0, -1.0])])
+def test_sigmas_of_something_else_are_refused(pack, model, case, folder, sigmas):
+    (noise, features, _), _ = invert_both(pack, model, case, "ddim")
+    with pytest.raises(ValueError, match="The sigmas do not fall to the end of a sampling. Connect those of the DDIM Invert"):
+        save(pack, (noise, features, sigmas))
+    assert not list(folder.rglob("*.*"))
+
+
 def test_a_mask_goes_along(pack, model, case):
     masked = case.content | {"noise_mask": torch.ones(1, 1, 128, 192)}
     content, _ = invert_both(pack, model, case, "ddim", content=masked)
@@ -149,6 +182,33 @@ def test_other_weights_are_told(pack, model, case, caplog):
     assert "other weights" not in caplog.text
     stylize(pack, load_unet(weight_seed=1, unet_config=WIDE_HEADS), case, content, style)
     assert caplog.text.count("were made with other weights than those that sample") == 2
+
+
+@pytest.fixture(scope="module")
+def checkpoints():
+    """By name: the model of the tests, another, their merge, which is patches until it is loaded, and the first in other precisions."""
+    first, second = (load_unet(weight_seed=seed, unet_config=WIDE_HEADS) for seed in (0, 1))
+    [merged] = ModelMergeSimple().merge(first, second, 0.6)
+    halves = {str(dtype): load_unet(unet_config=WIDE_HEADS | dict(dtype=dtype)) for dtype in (torch.float16, torch.bfloat16)}
+    eight = load_unet(unet_config=WIDE_HEADS | dict(dtype=torch.float8_e4m3fn), family=FP8)
+    return {"first": first, "second": second, "merged": merged, "fp8": eight, **halves}
+
+
+@pytest.mark.parametrize("loaded", [None, "first", "merged"])
+@pytest.mark.parametrize("made_by", ["first", "second", "merged", "fp8", "torch.bfloat16"])
+def test_weights_are_those_that_sample(pack, checkpoints, case, caplog, made_by, loaded):
+    """And not what lies in memory: a merge that is not loaded is one, and of a merge that is the first model is still itself."""
+    [recording] = pack.CaptureSelfAttention(model=checkpoints[made_by], blocks="11")
+    _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
+    comfy.model_management.unload_all_models()
+    if loaded:
+        comfy.model_management.load_models_gpu([checkpoints[loaded]])
+    precisions = {"first", "fp8", "torch.float16", "torch.bfloat16"}
+    same = precisions if made_by in precisions else {made_by}
+    for name, model in checkpoints.items():
+        caplog.clear()
+        pack.InjectStyleKV(model=model, content_features=features, style_features=features)
+        assert ("other weights" in caplog.text) == (name not in same), name
 
 
 def test_another_layout_is_refused(pack, model, case):

@@ -137,6 +137,64 @@ def test_a_mask_keeps_what_is_outside(pack, model, case, sampler):
     assert torch.equal(masked[..., :half], whole[..., :half])
 
 
+@pytest.fixture
+def masked(pack, model, case):
+    """masked(schedule, **settings): (MODEL with the style, noise with a mask of the left half, sigmas)."""
+    height, width = case.content["samples"].shape[-2:]
+    left = torch.zeros(1, 8 * height, 8 * width)
+    left[..., : 4 * width] = 1
+    [recording] = pack.CaptureSelfAttention(model=model)
+
+    def with_mask(schedule, steps=6, denoise=1.0, **settings):
+        inputs = dict(model=recording, positive=case.positive, steps=steps, schedule=schedule, denoise=denoise)
+        noise, content, sigmas = pack.DDIMInvert(latent=case.content | {"noise_mask": left}, **inputs)
+        _, style, _ = pack.DDIMInvert(latent=case.style, **inputs)
+        [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, **settings)
+        return m, noise, sigmas
+
+    return with_mask
+
+
+@pytest.mark.parametrize(("schedule", "settings", "cuts"), [
+    ("ddim", {}, [3]), ("ddim", {}, [1, 5]), ("official", {}, [3]), ("official", {}, [5]), ("karras", {}, [2, 4]),
+    ("ddim", dict(denoise=0.5), [4]), ("ddim", dict(start_percent=0.3), [1]), ("ddim", dict(end_percent=0.6), [5])])
+def test_a_mask_over_a_sampling_in_parts(masked, case, schedule, settings, cuts):
+    """It waits for the end, also where a part has no style; what is between two parts is whole."""
+    m, noise, sigmas = masked(schedule, **settings)
+    latent = noise
+    for start, end in zip([0, *cuts], [*cuts, len(sigmas) - 1]):
+        latent = sample_custom(m, case.positive, sigmas[start:end + 1], latent)
+    assert relative_error(latent["samples"], sample_custom(m, case.positive, sigmas, noise)["samples"]) < 1e-5
+    right = case.content["samples"].shape[-1] // 2
+    assert torch.equal(latent["samples"][..., right:], case.content["samples"][..., right:])
+
+
+def test_a_mask_over_two_ksamplers(masked, case):
+    """KSampler (Advanced) that returns with leftover noise, and another that goes on from it."""
+    m, noise, _ = masked("ddim")
+    sampler = nodes.KSamplerAdvanced()
+
+    def run(latent, start, end, leftover):
+        return sampler.sample(m, "disable", 0, 6, 1.0, "euler", "ddim_uniform", case.positive, case.positive, latent, start, end,
+                              leftover)[0]
+
+    whole = run(noise, 0, 10000, "disable")
+    assert relative_error(run(run(noise, 0, 2, "enable"), 2, 10000, "disable")["samples"], whole["samples"]) < 1e-5
+
+
+def test_two_styles_in_two_parts_of_the_sampling(pack, model, case, inverted):
+    """Each part has one of them, and neither is missed in the other's."""
+    (noise, content, sigmas), (_, style, _) = inverted
+    m = model
+    for features, span in ((style, (0.0, 0.5)), (content, (0.5, 1.0))):
+        [m] = pack.InjectStyleKV(model=m, content_features=content, style_features=features, start_percent=span[0],
+                                 end_percent=span[1])
+    whole = sample_custom(m, case.positive, sigmas, noise)["samples"]
+    first = sample_custom(m, case.positive, sigmas[:2], noise)
+    second = sample_custom(m, case.positive, sigmas[1:4], first)
+    assert relative_error(sample_custom(m, case.positive, sigmas[3:], second)["samples"], whole) < 1e-5
+
+
 def test_a_model_that_is_unloaded_between_the_nodes(pack, model, case, inverted):
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
@@ -172,10 +230,14 @@ def test_a_preset_is_the_values_that_it_fills_in(pack, model, case):
     assert torch.equal(results["paper"], pack.StyleIDSampler(**inputs)[0]["samples"])
 
 
-def test_a_preset_beside_other_values_is_refused(pack, model, case):
-    inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=1)
-    with pytest.raises(ValueError, match="The preset strong sets gamma to 0.4, and gamma is 0.6"):
-        pack.StyleIDSampler(preset="strong", gamma=0.6, **inputs)
+@pytest.mark.parametrize("gamma", [0.75, 0.5])
+def test_a_value_that_is_given_beside_a_preset_counts(pack, model, case, caplog, gamma):
+    """Also where it is the default: a link brings it, as from StyleID Sweep."""
+    inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=2, schedule="ddim", gamma=gamma)
+    with caplog.at_level("INFO", logger="styleid"):
+        [result] = pack.StyleIDSampler(preset="strong", **inputs)
+    assert torch.equal(result["samples"], pack.StyleIDSampler(**inputs)[0]["samples"])
+    assert f"gamma is {gamma}, as it is given, and not 0.4 as in the preset strong." in caplog.messages
 
 
 def test_a_sweep_runs_over_all_combinations(pack):

@@ -9,6 +9,7 @@ from sequences import CONTENT, KNOWN, ORDER, PADDED, SETTINGS, STYLE, TOKENS, in
 
 from tools.demo.transfer import sample_custom
 from tools.miniature.transformers import latent, load_transformer, prompt
+from tools.miniature.unet import load_unet
 from tools.reference import Stylized, formula_in_sequence
 
 ROTATING = [name for name in KNOWN if name != "sd35"]
@@ -92,13 +93,11 @@ def test_the_same_place_and_frequencies_change_no_bit(pack, model, family):
     assert torch.equal(a, b)
 
 
-def test_sd35_sees_styles_as_before(pack):
-    model, positive = load_transformer("sd35"), prompt("sd35", TOKENS)
-    noise, content, sigmas = inverted(pack, model, "sd35", CONTENT, 1)
-    [placed] = pack.StyleIDPositions(model=model)
-    a, b = (sample_custom(pack.InjectStyleKV(model=m, content_features=content, style_features=content)[0], positive, sigmas,
-                          noise)["samples"] for m in (placed, model))
-    assert torch.equal(a, b)
+@pytest.mark.parametrize(("load", "name"), [(lambda: load_transformer("sd35"), "OpenAISignatureMMDITWrapper"),
+                                            (load_unet, "UNetModel")])
+def test_models_without_such_positions_are_refused(pack, load, name):
+    with pytest.raises(ValueError, match=f"rotary positions of a transformer .*, and a {name} has none. Remove or bypass the node"):
+        pack.StyleIDPositions(model=load())
 
 
 @pytest.mark.parametrize(("name", "tokens", "device"), [*((name, 40, "auto") for name in KNOWN), *(

@@ -173,6 +173,15 @@ def test_masks(pack, model, family):
     changed = (result["samples"] - content["samples"]).abs().amax(1).reshape(CONTENT)
     assert changed[:, :6].max() < 1e-6 < changed[:, 6:].min()
 
+    positive, [recording] = prompt(family, TOKENS), pack.CaptureSelfAttention(model=model)
+    (noise, features, sigmas), (_, style_features, _) = (
+        pack.DDIMInvert(model=recording, latent=each, positive=positive, steps=STEPS)
+        for each in (content | {"noise_mask": mask}, style))
+    [m] = pack.InjectStyleKV(model=model, content_features=features, style_features=style_features)
+    first = sample_custom(m, positive, sigmas[:3], noise)
+    parts, whole = (sample_custom(m, positive, along, latent)["samples"] for along, latent in ((sigmas[2:], first), (sigmas, noise)))
+    assert relative_error(parts, whole) < 1e-5, "the mask waits for the end of a sampling in parts"
+
     [colored] = pack.LatentAdaIN(content=content, style=style, mask=mask[0])
     changed = (colored["samples"] - content["samples"]).abs().amax(1).reshape(CONTENT)
     assert colored["samples"].shape == content["samples"].shape and changed[:, :6].max() < 1e-6 < changed[:, 6:].min()

@@ -10,6 +10,7 @@ select(model, text)                  the self-attentions that a user's text name
 blocks(model)                        all that can be named
 token_shapes(model, blocks, size)    (height, width, channels) of the features that each of them gives of a latent of `size` (H, W)
 place(model, arguments, kwargs)      where the picture of a call with these arguments stands, an integer with which the features differ
+embedding(model)                     its rotary positions, see `positions`; None where it has none
 at_place(model, n, by)               features n (batch, tokens, channels) of a picture that stands so much further
 record(model, options, blocks, seen, shape)    let calls with these transformer_options, for latents of `shape` (batch, H, W), put the
                                      features of each of `blocks` into the dict `seen`; a ValueError where others cut them into tiles
@@ -18,13 +19,30 @@ call_options(model, options, kwargs, injection)    the transformer_options of on
                                      one with an `injection`
 """
 
+import importlib
+from collections.abc import Iterator
 from types import ModuleType
 
 from comfy.model_patcher import ModelPatcher
 
-from . import joint, unet
+from .. import logger
 
-FAMILIES = [unet, joint]
+LOOKALIKES = {  # networks of a class that is served, which work in another way
+    "attention over time, as models of videos have it": lambda network: any(hasattr(each, "time_stack") for each in network.modules()),
+    "references behind its picture, as Ming-Image has them": lambda network: getattr(network, "masked_pad_multiple", None),
+}
+
+
+def importable(*names: str) -> Iterator[ModuleType]:
+    """The families by the names of their files, less those that need what this ComfyUI does not have."""
+    for name in names:
+        try:
+            yield importlib.import_module(f".{name}", __name__)
+        except (ImportError, AttributeError) as error:
+            logger.warning("Models of the family %s are not served: %s", name, error)
+
+
+FAMILIES = list(importable("unet", "joint"))
 
 
 def family_of(model: ModelPatcher) -> ModuleType:
@@ -32,5 +50,7 @@ def family_of(model: ModelPatcher) -> ModuleType:
     for family in FAMILIES:
         if family.matches(model):
             return family
+    network = model.model.diffusion_model
+    unlike = "".join(f" with {words}" for words, has in LOOKALIKES.items() if has(network))
     raise ValueError(f"StyleID needs {' or '.join(family.NAME for family in FAMILIES)}, and this model is a "
-                     f"{type(model.model.diffusion_model).__name__}. Load a checkpoint of one of those families.")
+                     f"{type(network).__name__}{unlike}. Load a checkpoint of one of those families.")

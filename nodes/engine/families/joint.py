@@ -9,9 +9,10 @@ from collections.abc import Callable, Container
 from functools import partial
 from typing import NamedTuple
 
+import comfy.model_sampling
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.model_sampling import CONST, COSMOS_RFLOW
+from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP
 
 from ....styleid_core.blocks import Block, choose
@@ -19,7 +20,7 @@ from ....styleid_core.paths import Flow, ScaledFlow
 from ....styleid_core.plan import KeySet, attend, keys, queries
 from ....styleid_core.positions import turned
 from .layouts import REFERENCES, layout_of
-from .positions import POSITIONS, placement
+from .positions import POSITIONS, Embedding, placement
 
 NAME = "a transformer (Flux, Chroma, Qwen-Image, Z-Image, Lumina 2, SD 3.5, Krea 2, Cosmos-Predict 2, Anima, Wan)"
 WRAPPED = WrappersMP.APPLY_MODEL
@@ -33,7 +34,7 @@ def matches(model: ModelPatcher) -> bool:
 
 def path(model: ModelPatcher) -> Flow | ScaledFlow:
     sampling = model.get_model_object("model_sampling")
-    if isinstance(sampling, COSMOS_RFLOW):
+    if isinstance(sampling, getattr(comfy.model_sampling, "COSMOS_RFLOW", ())):  # not in every ComfyUI
         return ScaledFlow()
     if not isinstance(sampling, CONST):
         raise ValueError("This model is not set to flow matching, along which it would be inverted. Remove the node that changes its "
@@ -78,14 +79,19 @@ def place(model: ModelPatcher, arguments: list, kwargs: dict) -> int:
     return layout_of(network).place(network, arguments[3], kwargs)
 
 
+def embedding(model: ModelPatcher) -> Embedding | None:
+    network = model.model.diffusion_model
+    return layout_of(network).embedding(network)
+
+
 def at_place(model: ModelPatcher, n: torch.Tensor, by: int) -> torch.Tensor:
     if not by:
         return n
     network = model.model.diffusion_model
-    embedding, width = layout_of(network).embedding(network), layout_of(network).width(network)
-    matrices = embedding.at(by, 0, 0).to(n.device)
+    rotary, width = embedding(model), layout_of(network).width(network)
+    matrices = rotary.at(by, 0, 0).to(n.device)
     q, k, v = n.tensor_split((width, 2 * width), -1)
-    return torch.cat([turned(q, matrices, embedding.halves), turned(k, matrices, embedding.halves), v], -1)
+    return torch.cat([turned(q, matrices, rotary.halves), turned(k, matrices, rotary.halves), v], -1)
 
 
 class Attention(NamedTuple):
@@ -225,8 +231,7 @@ def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[B
 
 def inject(options: dict, injection):
     model, size = injection.model, injection.styles[0].content.size
-    network = model.model.diffusion_model
-    moved = placement(layout_of(network).embedding(network), options.get(POSITIONS), grid(model, size), model.load_device)
+    moved = placement(embedding(model), options.get(POSITIONS), grid(model, size), model.load_device)
 
     def attention(block, call):
         if injection.at is None:

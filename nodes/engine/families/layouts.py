@@ -96,4 +96,6 @@ LAYOUTS = {
 
 
 def layout_of(network: Module) -> Layout | None:
+    if getattr(network, "masked_pad_multiple", None):  # Ming-Image, a NextDiT whose references come behind its picture
+        return None
     return next((LAYOUTS[kind.__name__] for kind in type(network).__mro__ if kind.__name__ in LAYOUTS), None)

@@ -5,7 +5,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torch.nn import Module
 
@@ -54,13 +53,6 @@ def video_embedding(embedder: Module) -> Embedding:
 
     frames, spatial = len(embedder.dim_temporal_range), len(embedder.dim_spatial_range)
     return Embedding([frames, spatial, spatial], at, halves=True)
-
-
-def place_styles(model: ModelPatcher, positions: Positions) -> ModelPatcher:
-    """A clone of MODEL that sees styles so."""
-    m = model.clone()
-    m.model_options["transformer_options"][POSITIONS] = positions
-    return m
 
 
 def placement(embedding: Embedding | None, positions: Positions | None, grid: tuple[int, int],

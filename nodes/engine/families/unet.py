@@ -20,8 +20,9 @@ IN_LOCKSTEP = False
 
 
 def is_transformer(layer) -> bool:
-    """Whether a layer of a UNet holds transformer blocks with self-attention."""
-    return hasattr(layer, "transformer_blocks") and hasattr(layer.transformer_blocks[0], "attn1")
+    """Whether a layer of a UNet holds transformer blocks with self-attention in one picture, and not over time too."""
+    return (hasattr(layer, "transformer_blocks") and hasattr(layer.transformer_blocks[0], "attn1")
+            and not hasattr(layer, "time_stack"))
 
 
 def matches(model: ModelPatcher) -> bool:
@@ -41,6 +42,10 @@ def path(model: ModelPatcher) -> Diffusion:
 def place(model: ModelPatcher, arguments: list, kwargs: dict) -> int:
     """All pictures stand alike."""
     return 0
+
+
+def embedding(model: ModelPatcher) -> None:
+    """Tokens carry no places."""
 
 
 def at_place(model: ModelPatcher, n: torch.Tensor, by: int) -> torch.Tensor:
