@@ -2,9 +2,10 @@
 
 from comfy_api.latest import io
 
+from ..styleid_core.settings import InversionSettings
 from . import inputs
 from .declared import declared
-from .engine.runs import invert_latent
+from .engine.inversion import invert_latent
 
 
 class DDIMInvert(io.ComfyNode):
@@ -40,4 +41,5 @@ class DDIMInvert(io.ComfyNode):
     @declared
     def execute(cls, model, latent, positive, steps=50, schedule="official", denoise=1.0, refine=0, inversion="ddim",
                 round_trip=False) -> io.NodeOutput:
-        return io.NodeOutput(*invert_latent(model, latent, positive, steps, schedule, denoise, refine, inversion, round_trip))
+        settings = InversionSettings(steps, schedule, denoise, refine, inversion)
+        return io.NodeOutput(*invert_latent(model, latent, positive, settings, round_trip))

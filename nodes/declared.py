@@ -14,7 +14,7 @@ from comfy_api.latest import io
 
 from ..styleid_core.blocks import quote
 from ..styleid_core.features import Features
-from .engine.transfer import Options
+from .engine.options import Options
 
 LINKED = {  # by the type of an input: whether a value can be one
     "MODEL": lambda value: hasattr(value, "model_options"),

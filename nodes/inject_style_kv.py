@@ -6,7 +6,7 @@ from ..styleid_core.style import Style
 from . import inputs
 from .declared import declared
 from .engine.curves import curve_of
-from .engine.transfer import inject_captured
+from .engine.injection import inject_captured
 
 
 class InjectStyleKV(io.ComfyNode):

@@ -5,11 +5,11 @@ from comfy_api.latest import io
 from ..styleid_core.schedules import METHODS
 from ..styleid_core.storage import STORAGES
 from ..styleid_core.style import INJECT_INTO
+from .engine.inversion import SCHEDULES
 from .engine.recording import DEVICES
-from .engine.runs import SCHEDULES
 
 FeaturesType = io.Custom("STYLEID_FEATURES")  # styleid_core.features.Features, which tells its shapes
-OptionsType = io.Custom("STYLEID_OPTIONS")  # engine.transfer.Options
+OptionsType = io.Custom("STYLEID_OPTIONS")  # engine.options.Options
 CurveType = io.Custom("CURVE")  # ComfyUI's own, of its Curve Editor; io.Curve.Input would show an editor where nothing is connected
 
 

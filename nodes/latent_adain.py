@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from . import inputs
 from .declared import declared
-from .engine.transfer import recolor
+from .engine.latents import recolor
 
 
 class LatentAdaIN(io.ComfyNode):

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from . import inputs
 from .declared import declared
 from .engine.curves import curve_of
-from .engine.transfer import CFG_MAX_SIGMA, Options, check_options
+from .engine.options import CFG_MAX_SIGMA, Options, check_options
 
 
 class StyleIDOptions(io.ComfyNode):
@@ -28,6 +28,10 @@ class StyleIDOptions(io.ComfyNode):
                 io.Conditioning.Input("inversion_positive", optional=True,
                                       tooltip="Conditioning of both inversions instead of positive: with a prompt in positive, connect an "
                                               "empty one here."),
+                io.Conditioning.Input("style_positive", optional=True,
+                                      tooltip="Conditioning of the style's inversion alone, where that of the content holds a picture: "
+                                              "a ControlNet's, a masked one, one to edit. Without it the style is inverted with its own "
+                                              "picture there, or none."),
                 inputs.denoise(),
                 inputs.inject_into(),
                 inputs.start_percent(),
@@ -45,10 +49,12 @@ class StyleIDOptions(io.ComfyNode):
 
     @classmethod
     @declared
-    def execute(cls, negative=None, cfg=1.0, cfg_max_sigma=CFG_MAX_SIGMA, inversion_positive=None, denoise=1.0, inject_into="both",
-                start_percent=0.0, end_percent=1.0, feature_dtype="auto", feature_device="auto",
+    def execute(cls, negative=None, cfg=1.0, cfg_max_sigma=CFG_MAX_SIGMA, inversion_positive=None, style_positive=None, denoise=1.0,
+                inject_into="both", start_percent=0.0, end_percent=1.0, feature_dtype="auto", feature_device="auto",
                 auto_temperature=False, gamma_curve=None, temperature_curve=None, refine=0, inversion="ddim") -> io.NodeOutput:
         return io.NodeOutput(check_options(Options(
-            negative, cfg, cfg_max_sigma, inversion_positive, denoise, inject_into, start_percent, end_percent, feature_dtype,
-            feature_device, auto_temperature, curve_of("gamma_curve", gamma_curve), curve_of("temperature_curve", temperature_curve),
-            refine, inversion)))
+            negative=negative, cfg=cfg, cfg_max_sigma=cfg_max_sigma, inversion_positive=inversion_positive,
+            style_positive=style_positive, denoise=denoise, inject_into=inject_into, start_percent=start_percent,
+            end_percent=end_percent, feature_dtype=feature_dtype, feature_device=feature_device, auto_temperature=auto_temperature,
+            gamma_curve=curve_of("gamma_curve", gamma_curve), temperature_curve=curve_of("temperature_curve", temperature_curve),
+            refine=refine, method=inversion)))

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from .declared import declared
 from .engine.families.positions import SHIFTS, Positions
-from .engine.transfer import place_styles
+from .engine.injection import place_styles
 
 DEFAULT = Positions()
 

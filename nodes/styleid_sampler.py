@@ -4,8 +4,9 @@ from comfy_api.latest import io
 
 from . import inputs
 from .declared import declared
-from .engine.presets import CUSTOM, PRESETS, filled_in
-from .engine.transfer import Options, stylize
+from .engine.options import Options
+from .engine.presets import CUSTOM, PRESETS, Look, filled_in
+from .engine.transfer import Pictures, stylize
 
 
 class StyleIDSampler(io.ComfyNode):
@@ -47,5 +48,6 @@ class StyleIDSampler(io.ComfyNode):
     @filled_in
     def execute(cls, model, content, style, positive, steps=50, gamma=0.75, temperature=1.5, color_strength=1.0, blocks="auto",
                 schedule="official", preset=CUSTOM, style_features=None, options=None) -> io.NodeOutput:
-        return io.NodeOutput(stylize(model, content, style, positive, steps, gamma, temperature, color_strength, blocks,
-                                     schedule, options or Options(), style_features))
+        options = options or Options()
+        return io.NodeOutput(stylize(model, Pictures(content, style, style_features), positive, options.inversion(steps, schedule),
+                                     Look(gamma, temperature, color_strength, blocks), options))

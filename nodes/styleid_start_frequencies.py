@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 
 from .declared import declared
-from .engine.transfer import start_frequencies
+from .engine.latents import start_frequencies
 
 
 class StyleIDStartFrequencies(io.ComfyNode):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .blocks import Block
+from .settings import InversionSettings
 from .storage import Int8, map_tensors, move
 
 
@@ -24,14 +25,10 @@ class Kept(NamedTuple):
 
 
 class Origin(NamedTuple):
-    """What features were made with: the weights and the prompt by a fingerprint."""
+    """What features were made with: the weights by a fingerprint, and the prompt."""
     weights: str
     prompt: str
-    schedule: str
-    steps: str
-    denoise: str
-    refine: str = "0"
-    inversion: str = "ddim"
+    settings: InversionSettings
 
 
 class Features(NamedTuple):

@@ -20,9 +20,12 @@ from torch import Tensor
 
 from .blocks import Block
 from .features import Features, Origin
+from .settings import InversionSettings
 from .storage import Int8
 
-FORMAT = 1
+FORMAT = 2
+READ = (1, 2)
+SETTINGS_OF_1 = {"steps": "steps", "schedule": "schedule", "denoise": "denoise", "refine": "refine", "inversion": "method"}
 SUFFIX = ".safetensors"
 AGAIN = "Save the features again."
 
@@ -87,7 +90,8 @@ def save(inverted: Inverted, path: Path, between: Callable[[], None] = lambda: N
             named |= {f"{i}.{k}.{part}": tensor for part, tensor in n._asdict().items()} if isinstance(n, Int8) else {f"{i}.{k}": n}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in sorted(named.items())}
     told = {"format": FORMAT, "sigmas": features.sigmas, "blocks": features.blocks,
-            "origin": features.origin._asdict() if features.origin else None, "place": features.place}
+            "origin": features.origin and {**features.origin._asdict(), "settings": features.origin.settings._asdict()},
+            "place": features.place}
     checked(path, (0, 0), told, tensors.copy())  # what is written can be read
     header = json.dumps(told)
     part = path.with_name(path.name + ".part")
@@ -119,8 +123,8 @@ def load(path: Path, between: Callable[[], None] = lambda: None) -> Inverted:
             if "header" not in metadata or "checksum" not in metadata:
                 raise ValueError("has no features of StyleID")
             header = json.loads(metadata["header"])
-            if header["format"] != FORMAT:
-                raise ValueError(f"has the format {str(header['format'])[:20]}, and this version reads {FORMAT}")
+            if header["format"] not in READ:
+                raise ValueError(f"has the format {str(header['format'])[:20]}, and this version reads {' and '.join(map(str, READ))}")
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
             if checksum(metadata["header"], tensors, between) != metadata["checksum"]:
                 raise ValueError("is damaged: its checksum differs")
@@ -155,11 +159,19 @@ def checked(path: Path, stamp: tuple[int, int], header: dict, tensors: dict[str,
                    for step in names for k in range(len(blocks))))
     if wrong:
         raise ValueError("holds features that do not fit together")
-    origin = Origin(**{name: str(value) for name, value in header["origin"].items()}) if header["origin"] else None
+    origin = origin_of(header["origin"]) if header["origin"] else None
     source = InFile(str(path), stamp, list(range(len(blocks))), int8)
     if picture is not None and (picture.ndim != 3 or picture.shape[-1] != 3):
         picture = None  # it is only shown, and a gray one was once written so
     return Inverted(noise, Features(sigmas, blocks, source, latent, origin, int(header.get("place", 0))), sampling, mask, picture)
+
+
+def origin_of(told: dict) -> Origin:
+    """As a header tells it."""
+    settings = told["settings"] if "settings" in told else {new: told[old] for old, new in SETTINGS_OF_1.items() if old in told}
+    kinds = {name: type(default) for name, default in InversionSettings()._asdict().items()}
+    return Origin(str(told["weights"]), str(told["prompt"]),
+                  InversionSettings(**{name: kinds[name](value) for name, value in settings.items()}))
 
 
 def finite(tensor: Tensor) -> bool:

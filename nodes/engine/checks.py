@@ -9,6 +9,7 @@ import torch
 from ...styleid_core.blocks import Block, listed, quote
 from ...styleid_core.features import Features
 from ...styleid_core.masks import kept_tokens
+from ...styleid_core.settings import InversionSettings
 from . import logger
 
 # Settings
@@ -156,6 +157,14 @@ def inverted_with(name: str, entries: list[dict], sigmas: list[float], percent_t
                          "Give it a single prompt (the paper's is empty), not a combined or regional one.")
 
 
+def only_prompts(name: str, keys: set[str]):
+    """ValueError for entries of a conditioning that hold another picture than that which is inverted with it."""
+    if keys:
+        raise ValueError(f"The conditioning {name} holds a picture that belongs to the content ({', '.join(sorted(keys))}), and the "
+                         "style would be inverted with it. Give the style its own: connect style_positive of StyleID Options, with "
+                         "the style's picture in its place or an empty prompt.")
+
+
 # Features
 
 def captured(whose: str, features: Features):
@@ -165,21 +174,19 @@ def captured(whose: str, features: Features):
                          "that they come from.")
 
 
-def inverted_style(noise: torch.Tensor, features: Features, schedule: str, steps: int, denoise: float, refine: int, inversion: str):
+def inverted_style(noise: torch.Tensor, features: Features, settings: InversionSettings):
     """ValueError unless these are noise and features of one inversion like that of the content."""
     if noise.shape != features.latent.shape or torch.equal(noise.cpu(), features.latent.cpu()):
         raise ValueError("With style_features, style is the noise that belongs to them. Connect noise and features of one Load StyleID "
                          "Features or DDIM Invert.")
-    made = features.origin
-    if made is not None and made[2:] != (schedule, str(steps), f"{denoise:g}", str(refine), inversion):
-        raise ValueError(f"The style_features were inverted in {made.steps} steps of the schedule {made.schedule}, denoise {made.denoise}, "
-                         f"refine {made.refine}, inversion {made.inversion}. Set the same here.")
+    if features.origin is not None and features.origin.settings != settings:
+        raise ValueError(f"The style_features were inverted in {features.origin.settings}. Set the same here.")
 
 
 def same_solver(features: Features, fireflow: bool):
     """ValueError for a sampler that is, or is not, FireFlow's where the inversion was the other."""
-    if features.origin is not None and (features.origin.inversion == "fireflow") != fireflow:
-        raise ValueError(f"The features come from the inversion {features.origin.inversion}, and the sampler is "
+    if features.origin is not None and (features.origin.settings.method == "fireflow") != fireflow:
+        raise ValueError(f"The features come from the inversion {features.origin.settings.method}, and the sampler is "
                          f"{'FireFlow Sampler' if fireflow else 'another'}, which takes other steps. Use FireFlow Sampler for the "
                          "inversion fireflow, and only for that.")
 

@@ -65,6 +65,5 @@ def load_features(name: str) -> Inverted:
         raise ValueError(not_there(name))
     inverted = load(path, unless_cancelled)
     origin = inverted.features.origin
-    logger.info("Read %s: %s.", name, inverted.features if origin is None else
-                f"{origin.steps} steps of the schedule {origin.schedule}, denoise {origin.denoise}")
+    logger.info("Read %s: %s.", name, inverted.features if origin is None else origin.settings)
     return inverted

@@ -3,14 +3,13 @@
 from functools import partial
 from uuid import UUID
 
-import comfy.sampler_helpers
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...styleid_core.blocks import Block, listed
 from ...styleid_core.ddim import sample_fireflow
-from ...styleid_core.features import Features, nearest_step, reaches_picture, repeat_batch
+from ...styleid_core.features import Features, nearest_step, only_blocks, reaches_picture, repeat_batch
 from ...styleid_core.plan import KeySet
 from ...styleid_core.storage import map_tensors, restore
 from ...styleid_core.style import INJECT_INTO, Style
@@ -18,17 +17,13 @@ from . import KEY, checks, logger
 from .company import frames_of, sides_of
 from .compilation import call, own_graphs
 from .families import family_of
+from .families.positions import POSITIONS, Positions
 from .lockstep import Companion
 from .memory import fits_in_one_batch
 from .regions import Regions
 from .samplers import check_sampler
+from .sampling import keep_outside
 from .sources import READERS, patched, replay, replay_all
-
-
-def keep_outside(mask: torch.Tensor, result: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
-    """`result` where a ComfyUI noise mask is 1, and `original` untouched where it is 0."""
-    mask = mask.reshape(-1, *(1,) * (result.ndim - 3), *mask.shape[-2:])
-    return original.to(result).lerp(result, comfy.sampler_helpers.prepare_mask(mask, result.shape, result.device))
 
 
 def rows(value, chunk: int, chunks: int, batch: int):
@@ -209,6 +204,33 @@ def inject_style(model: ModelPatcher, style: Style) -> ModelPatcher:
     return m
 
 
+def check_features(name: str, features: Features, model: ModelPatcher):
+    """ValueError for features, of the content or the style as `name` says, that were not captured or that MODEL cannot sample with."""
+    checks.captured(f"{name}_", features)
+    READERS[type(features.source)].check(name, features, model)
+
+
+def inject_captured(model: ModelPatcher, blocks: str, style: Style) -> ModelPatcher:
+    """A clone of MODEL that injects captured features: `blocks` is "auto" or empty for all that both were captured in.
+
+    ValueError for features that were not captured, or lack a block that is named or all of those that this model has.
+    """
+    checks.span(style.start, style.end)
+    for name, features in (("content", style.content), ("style", style.features)):
+        check_features(name, features, model)
+    family = family_of(model)
+    chosen = checks.common_blocks(style.content, style.features, family.blocks(model))
+    if blocks.strip().lower() not in ("", "auto"):
+        chosen = checks.chosen_blocks(blocks, family.select(model, blocks), chosen)
+    masks = {name: checks.mask(name, given) for name, given in (("mask", style.mask), ("style_mask", style.style_mask))
+             if given is not None and not torch.all(given >= 1)}
+    if "style_mask" in masks:
+        checks.style_mask(masks["style_mask"], family.token_shapes(model, [block for block in chosen if block in family.blocks(model)],
+                                                                   style.features.size))
+    return inject_style(model, style._replace(content=only_blocks(style.content, chosen), features=only_blocks(style.features, chosen),
+                                              mask=masks.get("mask"), style_mask=masks.get("style_mask")))
+
+
 def sigma_range(model: ModelPatcher, start: float, end: float) -> tuple[float, float]:
     """(highest, lowest) sigma at which to inject, of a part of the sampling as in `Style`."""
     sampling = model.get_model_object("model_sampling")
@@ -246,3 +268,13 @@ def check_run(injection: Injection, latent_image: torch.Tensor, sampler, sigmas:
             for sigma in wanted:
                 nearest_step(features, sigma)
     return any(injected) or not masked
+
+
+def place_styles(model: ModelPatcher, positions: Positions) -> ModelPatcher:
+    """A clone of MODEL that sees styles so; ValueError for one that has no positions to change."""
+    if family_of(model).embedding(model) is None:
+        raise ValueError("StyleID Positions changes the rotary positions of a transformer (Flux, Qwen-Image, Z-Image, Krea 2), "
+                         f"and a {type(model.model.diffusion_model).__name__} has none. Remove or bypass the node.")
+    m = model.clone()
+    m.model_options["transformer_options"][POSITIONS] = positions
+    return m

@@ -8,16 +8,15 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...styleid_core.features import Origin
+from ...styleid_core.settings import InversionSettings
 
 VECTORS, VALUES = 16, 4  # of a model that are looked at, and of each of them
 DTYPES = "float32|float16|bfloat16|float8_e4m3fn|float8_e5m2"
 FINGERPRINT = re.compile(rf"(?:(?:{DTYPES})(?: -?\d[-+.e\d]*)+(?:; |$))+")
 
 
-def origin_of(model: ModelPatcher, positive: list, schedule: str, steps: int, denoise: float, refine: int,
-              inversion: str) -> Origin:
-    return Origin(fingerprint(model), hashed([prompt for prompt, _ in positive]), schedule, str(steps), f"{denoise:g}", str(refine),
-                  inversion)
+def origin_of(model: ModelPatcher, positive: list, settings: InversionSettings) -> Origin:
+    return Origin(fingerprint(model), hashed([prompt for prompt, _ in positive]), settings)
 
 
 def fingerprint(model: ModelPatcher) -> str:

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from . import logger
 
 
-class Preset(NamedTuple):
+class Look(NamedTuple):
+    """What is asked of a result; the defaults are the paper's."""
     gamma: float = 0.75
     temperature: float = 1.5
     color_strength: float = 1.0
@@ -15,11 +16,11 @@ class Preset(NamedTuple):
 
 CUSTOM = "custom"
 PRESETS = {
-    "paper": Preset(),
-    "subtle": Preset(gamma=0.9, color_strength=0.6),
-    "strong": Preset(gamma=0.4),
-    "colors only": Preset(blocks=""),
-    "SDXL (AttenST)": Preset(color_strength=0.6, blocks="4-5"),  # arXiv 2503.07307
+    "paper": Look(),
+    "subtle": Look(gamma=0.9, color_strength=0.6),
+    "strong": Look(gamma=0.4),
+    "colors only": Look(blocks=""),
+    "SDXL (AttenST)": Look(color_strength=0.6, blocks="4-5"),  # arXiv 2503.07307
 }
 
 

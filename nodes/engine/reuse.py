@@ -23,7 +23,7 @@ ROOM = 0.25  # of the RAM
 class Known(NamedTuple):
     latent: weakref.ref
     recipe: tuple
-    positive: list  # held, so that no other takes its place in `recipe`
+    positive: list  # held, so that no other objects take the place of its own in `recipe`
     noise: torch.Tensor
     features: Features
 
@@ -32,8 +32,17 @@ _known: list[Known] = []  # the last used at the end
 
 
 def recipe_of(model: ModelPatcher, positive: list, *settings) -> tuple:
-    """What an inversion is made with: equal for the same MODEL and CONDITIONING, as the objects that ComfyUI keeps, and equal settings."""
-    return weakref.ref(model), id(positive), *settings
+    """What an inversion is made with: equal for the same MODEL, the same contents of a CONDITIONING, and equal settings."""
+    return weakref.ref(model), identity(positive), *settings
+
+
+def identity(value):
+    """Equal for lists and dicts of the same objects and equal numbers."""
+    if isinstance(value, dict):
+        return tuple(sorted((key, identity(item)) for key, item in value.items()))
+    if isinstance(value, (list, tuple)):
+        return tuple(map(identity, value))
+    return value if isinstance(value, (int, float, str, type(None))) else id(value)
 
 
 def recall(latent: torch.Tensor, recipe: tuple, blocks: list[Block]) -> tuple[torch.Tensor, Features] | None:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from styleid_core import style_file
 from styleid_core.blocks import Block
 from styleid_core.features import Features, Kept, Origin
+from styleid_core.settings import InversionSettings
 from styleid_core.storage import STORAGES, store, tensors_in
 from styleid_core.style_file import Inverted, checksum, load, save
 
@@ -23,7 +24,7 @@ def inverted(storage: str = "auto", batch: int = 1, **optional) -> Inverted:
     torch.manual_seed(0)
     latent = torch.randn(batch, 4, 4, 6)
     steps = [[store(torch.randn(batch, 24, 8), storage, torch.clone) for _ in BLOCKS] for _ in SIGMAS]
-    origin = Origin("weights", "prompt", "official", "3", "1")
+    origin = Origin("weights", "prompt", InversionSettings(3))
     return Inverted(latent * 10, Features(SIGMAS, BLOCKS, Kept(steps), latent, origin), torch.tensor([10.0, 1.0, 0.1, 0.0]), **optional)
 
 
@@ -137,8 +138,19 @@ def rewritten(path, change):
     save_file(tensors, path, {"header": text, "checksum": checksum(text, tensors, lambda: None)})
 
 
+@pytest.mark.parametrize(("more", "settings"), [({}, InversionSettings(3, "ddim", 0.5)), (
+    {"refine": "2", "inversion": "fireflow"}, InversionSettings(3, "ddim", 0.5, 2, "fireflow"))])
+def test_a_file_of_version_1(tmp_path, more, settings):
+    """It told settings as texts, and the first of it neither refine nor inversion."""
+    path = tmp_path / "style.safetensors"
+    save(inverted(), path)
+    origin = {"weights": "w", "prompt": "p", "schedule": "ddim", "steps": "3", "denoise": "0.5", **more}
+    rewritten(path, lambda header, tensors: header.update(format=1, origin=origin))
+    assert load(path).features.origin == Origin("w", "p", settings)
+
+
 HOSTILE = {
-    "another format": (lambda header, tensors: header.update(format=2), "has the format 2, and this version reads 1"),
+    "another format": (lambda header, tensors: header.update(format=3), "has the format 3, and this version reads 1 and 2"),
     "a long format": (lambda header, tensors: header.update(format="9" * 5000), "has the format 9{20}, and"),
     "no header": (lambda header, tensors: ["nothing"], "is not as Save StyleID Features writes it"),
     "no sigmas": (lambda header, tensors: header.pop("sigmas") is None, "is not as Save"),

@@ -36,7 +36,7 @@ def pack():
 
 @pytest.fixture(scope="session")
 def pack_module(pack):
-    """pack_module("nodes.engine.runs"): a module of the pack as ComfyUI loaded it."""
+    """pack_module("nodes.engine.sampling"): a module of the pack as ComfyUI loaded it."""
     return lambda name: sys.modules[f"{str(ROOT).replace('.', '_x_')}.{name}"]
 
 

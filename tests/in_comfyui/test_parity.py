@@ -76,11 +76,12 @@ def test_the_list_of_variants_is_whole(golden):
 
 @pytest.mark.parametrize("name", ["content", "style"])
 def test_inversion_trajectory(pack_module, model, golden, assert_parity, name):
-    runs, vp_scale = pack_module("nodes.engine.runs"), pack_module("styleid_core.paths").vp_scale
-    schedule = runs.make_schedule(model, "official", golden.steps)
+    inversion, settings, paths = (pack_module(name) for name in (
+        "nodes.engine.inversion", "styleid_core.settings", "styleid_core.paths"))
+    schedule = inversion.make_schedule(model, settings.InversionSettings(golden.steps, "official"))
     trajectory = []
-    runs.invert(model, golden.positive, [getattr(golden, name)["samples"]], schedule,
-                lambda step, x0, x, total: trajectory.append(x / vp_scale(schedule.inversion[step + 1])))
+    inversion.invert(model, golden.positive, [getattr(golden, name)["samples"]], schedule,
+                     lambda step, x0, x, total: trajectory.append(x / paths.vp_scale(schedule.inversion[step + 1])))
     assert_parity(f"{golden.steps} steps, {name} inversion trajectory", torch.cat(trajectory), golden[f"{name}.trajectory"], STAGE)
 
 
@@ -161,12 +162,13 @@ def renoise():
 
 def refined_inversion(pack_module, model, context, z, timesteps: list[int], rounds: int) -> list[torch.Tensor]:
     """z (1, C, H, W) after each step up the timesteps."""
-    runs, schedules, paths = (pack_module(name) for name in ("nodes.engine.runs", "styleid_core.schedules", "styleid_core.paths"))
+    inversion, schedules, paths = (pack_module(name) for name in (
+        "nodes.engine.inversion", "styleid_core.schedules", "styleid_core.paths"))
     sampling = model.get_model_object("model_sampling")
     sigmas, trajectory = sampling.sigmas.cpu()[timesteps], []
     schedule = schedules.refined(schedules.ddim_schedule(sigmas.flip(0)), rounds, sampling.percent_to_sigma(0.75))
-    runs.invert(model, [[context, {}]], [to_latent(z)["samples"]], schedule,
-                lambda step, x0, x, total: trajectory.append(x / paths.vp_scale(sigmas[step + 1])))
+    inversion.invert(model, [[context, {}]], [to_latent(z)["samples"]], schedule,
+                     lambda step, x0, x, total: trajectory.append(x / paths.vp_scale(sigmas[step + 1])))
     return trajectory
 
 
@@ -209,12 +211,12 @@ def test_v_prediction(pack, assert_parity):
 
 
 def test_sampling_trajectory(pack, pack_module, model, golden, captured, assert_parity):
-    runs, ddim, paths = (pack_module(name) for name in ("nodes.engine.runs", "styleid_core.ddim", "styleid_core.paths"))
+    sampling, ddim, paths = (pack_module(name) for name in ("nodes.engine.sampling", "styleid_core.ddim", "styleid_core.paths"))
     (noise, content_features, sigmas), (style_noise, style_features, _) = captured["content"], captured["style"]
     [start] = pack.LatentAdaIN(content=noise, style=style_noise)
     [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features)
     before_each_step = []
-    runs.run_sampler(m, golden.positive, start["samples"], KSAMPLER(ddim.sample_ddim), sigmas,
-                     lambda step, x0, x, total: before_each_step.append(x / paths.vp_scale(sigmas[step])))
+    sampling.run_sampler(sampling.Guidance(m, golden.positive), start["samples"], KSAMPLER(ddim.sample_ddim), sigmas,
+                         lambda step, x0, x, total: before_each_step.append(x / paths.vp_scale(sigmas[step])))
     assert_parity(f"{golden.steps} steps, sampling trajectory", torch.cat(before_each_step[1:]),
                   golden["output.default.trajectory"][:-1], STAGE)

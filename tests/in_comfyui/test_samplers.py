@@ -57,15 +57,16 @@ def test_the_last_model_leaves_nothing_in_the_next(pack, model, case, noise_sche
 def test_other_noise_schedules(pack, pack_module, model, case, noise_schedule, schedule):
     """Sigmas come from the model's own table. The official inversion evaluates the sigma it leaves, as a stock euler does."""
     other = NOISE_SCHEDULES[noise_schedule](model)
-    runs = pack_module("nodes.engine.runs")
+    inversion, sampling, settings = (pack_module(name) for name in (
+        "nodes.engine.inversion", "nodes.engine.sampling", "styleid_core.settings"))
     [recording] = pack.CaptureSelfAttention(model=other, blocks="6-11")
     inputs = dict(model=recording, positive=case.positive, steps=6, schedule=schedule)
     (noise, content, sigmas), (_, style, _) = (pack.DDIMInvert(latent=latent, **inputs) for latent in (case.content, case.style))
-    plan = runs.make_schedule(other, schedule, 6)
+    plan = inversion.make_schedule(other, settings.InversionSettings(6, schedule))
     if schedule == "official":
-        start = {"samples": runs.carried(other, case.content["samples"], torch.zeros(()), plan.inversion[0])}
+        start = {"samples": sampling.carried(other, case.content["samples"], torch.zeros(()), plan.inversion[0])}
         up = sample_custom(other, case.positive, plan.inversion, start)["samples"]
-        expected = runs.carried(other, up, plan.inversion[-1], plan.sampling[0])
+        expected = sampling.carried(other, up, plan.inversion[-1], plan.sampling[0])
         assert relative_error(noise["samples"], expected) < 1e-5
     [m] = pack.InjectStyleKV(model=other, content_features=content, style_features=style, **SETTINGS)
     injected, expected, plain = (sample_custom(patched, case.positive, sigmas, noise)["samples"]

@@ -1,0 +1,84 @@
+"""Sampling runs on a ComfyUI MODEL without added noise, and the conditionings and latents that they take."""
+
+from itertools import accumulate
+
+import comfy.model_management
+import comfy.samplers
+import comfy.utils
+import latent_preview
+import torch
+from comfy.model_patcher import ModelPatcher
+
+from ...styleid_core.ddim import sample_ddim, sample_fireflow
+from ...styleid_core.paths import Diffusion, Flow
+from . import checks
+from .families import family_of
+
+
+class Guidance(comfy.samplers.CFGGuider):
+    """A guider for the CONDITIONING `positive`, and classifier-free guidance with `negative` from the sigma `limit` down."""
+
+    def __init__(self, model: ModelPatcher, positive: list, negative: list | None = None, cfg: float = 1.0,
+                 limit: float = float("inf")):
+        super().__init__(model)
+        self.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
+        self.set_cfg(cfg)
+        self.limit = limit
+
+    def predict_noise(self, x, timestep, model_options, seed=None):
+        # Without guidance the host need not wait to see the sigma. Another node may set cfg where there is nothing to
+        # compare with.
+        guided = self.cfg != 1 and "negative" in self.conds and timestep[0] <= self.limit
+        return comfy.samplers.sampling_function(self.inner_model, x, timestep, self.conds.get("negative"), self.conds["positive"],
+                                                self.cfg if guided else 1.0, model_options=model_options, seed=seed)
+
+
+def run_sampler(guider: comfy.samplers.CFGGuider, samples: torch.Tensor, sampler, sigmas: torch.Tensor, callback) -> torch.Tensor:
+    """Sample from x = `samples` (B, C, H, W) at sigmas[0] without adding noise."""
+    output = guider.sample(torch.zeros_like(samples), samples, sampler, sigmas, callback=callback,
+                           disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED)
+    checks.prediction(output)
+    return output.to(comfy.model_management.intermediate_device())
+
+
+def sampler_of(method: str) -> comfy.samplers.KSAMPLER:
+    """What samples along the path of an inversion by one of `schedules.METHODS`."""
+    return comfy.samplers.KSAMPLER(sample_fireflow if method == "fireflow" else sample_ddim)
+
+
+def progress(model: ModelPatcher, *steps: int) -> list:
+    """A callback for each of several sampling runs of so many steps, all with one progress bar and live previews."""
+    total = sum(steps)
+    callback = latent_preview.prepare_callback(model, total)
+
+    def starting_at(start):
+        return lambda step, x0, x, _: callback(start + step, x0, x, total)
+
+    return [starting_at(start) for start in accumulate((0, *steps[:-1]))]
+
+
+def path_of(model: ModelPatcher) -> Diffusion | Flow:
+    return family_of(model).path(model)
+
+
+def carried(model: ModelPatcher, samples: torch.Tensor, start, end) -> torch.Tensor:
+    """A LATENT's samples from sigma `start` to sigma `end`, see `styleid_core.paths`, in the scale that the model sees."""
+    latent_format = model.get_model_object("latent_format")  # until MODEL is loaded, the network has that of the last
+    return latent_format.process_out(path_of(model).carried(latent_format.process_in(samples), start, end))
+
+
+def keep_outside(mask: torch.Tensor, result: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+    """`result` where a ComfyUI noise mask is 1, and `original` untouched where it is 0."""
+    mask = mask.reshape(-1, *(1,) * (result.ndim - 3), *mask.shape[-2:])
+    return original.to(result).lerp(result, comfy.sampler_helpers.prepare_mask(mask, result.shape, result.device))
+
+
+def check_sampled(model: ModelPatcher, name: str, conditioning: list, sigmas: torch.Tensor):
+    """ValueError for a CONDITIONING that is not evaluated for the whole picture at each of `sigmas`."""
+    percent_to_sigma = model.get_model_object("model_sampling").percent_to_sigma
+    checks.sampled_with(name, checks.entries_of(conditioning), sigmas.tolist(), percent_to_sigma)
+
+
+def check_channels(model: ModelPatcher, samples: torch.Tensor, name: str):
+    latent_format = model.get_model_object("latent_format")
+    checks.model_channels(latent_format.latent_channels, latent_format.latent_dimensions == 3, samples, name)
