@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from . import inputs
 from .declared import declared
-from .engine.recording import request_capture
+from .engine.capture import request_capture
 
 
 class CaptureSelfAttention(io.ComfyNode):

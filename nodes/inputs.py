@@ -5,8 +5,8 @@ from comfy_api.latest import io
 from ..styleid_core.schedules import METHODS
 from ..styleid_core.storage import STORAGES
 from ..styleid_core.style import INJECT_INTO
+from .engine.capture import DEVICES
 from .engine.inversion import SCHEDULES
-from .engine.recording import DEVICES
 
 FeaturesType = io.Custom("STYLEID_FEATURES")  # styleid_core.features.Features, which tells its shapes
 OptionsType = io.Custom("STYLEID_OPTIONS")  # engine.options.Options

@@ -20,7 +20,7 @@ def shaped(shape: str, start: float, end: float) -> Curve:
     return lambda x: start + (end - start) * SHAPES[shape](min(max(x, 0.0), 1.0))
 
 
-def place(sigmas: list[float], sigma: float) -> float:
+def progress(sigmas: list[float], sigma: float) -> float:
     """Where `sigma` lies among the N ascending `sigmas` of an inversion: i / (N - 1) at the i-th from the noisiest, between two of them
     along log sigma, and never outside of 0 to 1.
     """

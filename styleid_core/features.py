@@ -9,11 +9,25 @@ from torch import Tensor
 
 from .blocks import Block
 from .settings import InversionSettings
-from .storage import Int8, map_tensors, move
+from .storage import map_tensors
+
+
+class Tokens(NamedTuple):
+    """Queries, keys and values of a picture after norm and rotation: (batch, tokens, heads * channels) each."""
+    q: Tensor
+    k: Tensor
+    v: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(batch, tokens, channels of all three)."""
+        return *self.q.shape[:2], sum(each.shape[-1] for each in self)
 
 
 class Kept(NamedTuple):
-    """steps[i][k]: n (batch, tokens, channels) of the k-th block at the i-th sigma of `Features`, as `storage.store` keeps it."""
+    """steps[i][k]: n (batch, tokens, channels) or Tokens of the k-th block at the i-th sigma of `Features`, as `storage.store`
+    keeps it.
+    """
     steps: list[list]
 
     def only(self, indices: list[int]) -> "Kept":
@@ -32,14 +46,14 @@ class Origin(NamedTuple):
 
 
 class Features(NamedTuple):
-    """Inputs n of self-attention (LayerNorm outputs), one per inversion step and block.
+    """What self-attention gets, one per inversion step and block: inputs n (LayerNorm outputs) of a UNet, Tokens of a transformer.
 
     sigmas  S floats            the sigma the model was evaluated at on each step
     blocks  K blocks            which self-attentions were captured; none when nothing was asked for
-    source  a named tuple       what gives the inputs of a step: `Kept`, or what the host computes them from again
+    source  a named tuple       what gives those of a step: `Kept`, or what the host computes them from again
     latent  (batch, C, H, W)    what was inverted
     origin                      what a file tells about it
-    place                       where the picture stood among the model's positions; of transformers that place it behind the prompt
+    position                    where the picture stood among the model's positions; of transformers that have it behind the prompt
 
     Lists and tuples all through, because ComfyUI's memory-pressure cache counts tensors only inside those.
     """
@@ -48,7 +62,7 @@ class Features(NamedTuple):
     source: tuple
     latent: Tensor
     origin: Origin | None = None
-    place: int = 0
+    position: int = 0
 
     def __repr__(self) -> str:
         """Short: with every error ComfyUI keeps the text of a node's inputs in its history, and tensors have long ones."""
@@ -104,8 +118,8 @@ class Reader:
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.arriving: dict[int, tuple] = {}
 
-    def read(self, sigma: float) -> dict[Block, Tensor | Int8]:
-        """{block: n (batch, tokens, channels), as it is kept} of the step nearest to sigma; ValueError as `nearest_step`."""
+    def read(self, sigma: float) -> dict[Block, Tensor | tuple]:
+        """{block: its features, as they are kept} of the step nearest to sigma; ValueError as `nearest_step`."""
         step = nearest_step(self.features, sigma)
         self.arriving = {i: arriving for i, arriving in self.arriving.items() if i in (step, step - 1)}
         for i in (step, step - 1):
@@ -119,18 +133,22 @@ class Reader:
             map_tensors(lambda tensor: tensor.record_stream(computing), kept)
         return dict(zip(self.features.blocks, kept))
 
+    def moved(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=self.stream is not None)
+
     def fetch(self, step: int) -> tuple:
         """(the step on its way to the device, the event that it is there or None)."""
         with torch.cuda.stream(self.stream) if self.stream else nullcontext():
-            kept = map_tensors(lambda tensor: move(tensor, self.device), self.features.source.step(step))
+            kept = map_tensors(self.moved, self.features.source.step(step))
             return kept, self.stream.record_event() if self.stream else None
 
 
 def repeat_batch(n: Tensor, batch: int) -> Tensor:
-    """n (b, tokens, channels) repeated to (batch, tokens, channels); a view when b is 1 or batch.
+    """n (b, ...) repeated to (batch, ...); a view when b is 1 or batch.
 
     A sampler's batch holds whole copies of the latent batch, one for each conditioning.
     """
-    if n.shape[0] == batch:
+    if len(n) == batch:
         return n
-    return n.expand(batch, -1, -1) if n.shape[0] == 1 else n.repeat(batch // n.shape[0], 1, 1)
+    others = [1] * (n.ndim - 1)
+    return n.expand(batch, *n.shape[1:]) if len(n) == 1 else n.repeat(batch // len(n), *others)

@@ -1,4 +1,4 @@
-"""How a captured tensor is kept: as it is, in half precision, or in 8 bits with a scale for each token."""
+"""How captured tensors are kept: as they are, in half precision, or in 8 bits with a scale for each token."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -49,41 +49,20 @@ def token_bytes(channels: int, storage: str, dtype: torch.dtype) -> int:
     return channels + 4 if storage == "int8" else channels * (STORAGES[storage] or dtype).itemsize
 
 
-def move(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`. From a GPU into RAM nobody waits: it is there once the GPU has been waited for, and pinned."""
-    if tensor.is_cuda and device.type == "cpu":
-        return torch.empty_like(tensor, device=device, pin_memory=True).copy_(tensor, non_blocking=True)
-    return tensor.to(device, non_blocking=device.type == "cuda")
-
-
-class Slabs:
-    """Pinned memory in pieces of SLAB bytes, shared by many tensors: PyTorch would give each a power of two of its own.
-
-    A GPU copies into it while it computes; a tensor is there once the GPU has been waited for.
-    """
-    SLAB, ALIGNMENT = 2 ** 26, 256
-
-    def __init__(self, pin_memory: bool = True):
-        self.pin_memory, self.free = pin_memory, torch.empty(0, dtype=torch.uint8)
-
-    def keep(self, tensor: Tensor) -> Tensor:
-        size = -(-tensor.nbytes // self.ALIGNMENT) * self.ALIGNMENT
-        if size > len(self.free):
-            self.free = torch.empty(max(size, self.SLAB), dtype=torch.uint8, pin_memory=self.pin_memory)
-        place, self.free = self.free[:tensor.nbytes], self.free[size:]
-        return place.view(tensor.dtype).view(tensor.shape).copy_(tensor, non_blocking=True)
-
-
-def store(n: Tensor, storage: str, keep: Callable[[Tensor], Tensor]) -> Tensor | Int8:
-    """n (batch, tokens, channels) as one of STORAGES, each of its tensors where `keep` puts it."""
+def store(value: Tensor | tuple, storage: str, keep: Callable[[Tensor], Tensor]) -> Tensor | tuple:
+    """A tensor (batch, tokens, channels) as one of STORAGES, each of its tensors where `keep` puts it; of a named tuple each alone."""
+    if isinstance(value, tuple):
+        return type(value)(*(store(each, storage, keep) for each in value))
     if storage == "int8":
-        scale = n.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / 127
-        return Int8(keep((n / scale).round().to(torch.int8)), keep(scale))
-    return keep(n.to(STORAGES[storage] or n.dtype))
+        scale = value.abs().amax(-1, keepdim=True).float().clamp(min=1e-12) / 127
+        return Int8(keep((value / scale).round().to(torch.int8)), keep(scale))
+    return keep(value.to(STORAGES[storage] or value.dtype))
 
 
-def restore(kept: Tensor | Int8, like: Tensor) -> Tensor:
-    """What `store` was given, in dtype and on the device of `like`."""
+def restore(kept: Tensor | tuple, device: torch.device, dtype: torch.dtype) -> Tensor | tuple:
+    """What `store` was given, in `dtype` on `device`."""
     if isinstance(kept, Int8):
-        return (kept.values.to(like.device) * kept.scale.to(like.device)).to(like.dtype)
-    return kept.to(like)
+        return (kept.values.to(device) * kept.scale.to(device)).to(dtype)
+    if isinstance(kept, tuple):
+        return type(kept)(*(restore(each, device, dtype) for each in kept))
+    return kept.to(device, dtype)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from .curves import Curve, place
+from .curves import Curve, progress
 from .features import Features
 
 INJECT_INTO = {"both": ("cond", "uncond"), "cond": ("cond",), "uncond": ("uncond",)}
@@ -18,10 +18,10 @@ class Style(NamedTuple):
     gamma, tau   as in `attention.mix_query_input`
     inject_into  one of INJECT_INTO
     start, end   the part of the sampling, as ComfyUI counts it (0: pure noise, 1: the picture)
-    weight       of its attention, as in `plan`
+    weight       of its attention, as in `attend`
     mask         (1 or the content's batch, H, W) in 0..1, what the weight is multiplied by over the picture; None: 1
     style_mask   (1, H, W) in 0..1: which of the style's tokens give keys and values, as `masks.kept_tokens`; None: all
-    auto_tau     whether `plan.temperatures` stand in place of tau, for each block, head and step
+    auto_tau     whether `attend.temperatures` stand in place of tau, for each block, head and step
     *_curve      what gamma, tau and weight are multiplied by over the sampling; None: 1
     """
     content: Features
@@ -39,9 +39,20 @@ class Style(NamedTuple):
     tau_curve: Curve | None = None
     weight_curve: Curve | None = None
 
-    def at(self, sigma: float) -> tuple[float, float, float]:
-        """(gamma, tau, weight) at one sigma of the sampling; gamma stays below 1, and none below 0."""
-        x = place(self.content.sigmas, sigma)
-        gamma, tau, weight = (max(value if curve is None else value * curve(x), 0.0) for value, curve in (
-            (self.gamma, self.gamma_curve), (1.0 if self.auto_tau else self.tau, self.tau_curve), (self.weight, self.weight_curve)))
-        return min(gamma, 1.0), tau, weight
+    def at(self, sigma: float) -> "Amounts":
+        x = progress(self.content.sigmas, sigma)
+        return Amounts(gamma=min(along(self.gamma, self.gamma_curve, x), 1.0),
+                       tau=along(1.0 if self.auto_tau else self.tau, self.tau_curve, x),
+                       weight=along(self.weight, self.weight_curve, x))
+
+
+class Amounts(NamedTuple):
+    """gamma, tau and weight at one sigma of the sampling; gamma is at most 1, and none is below 0."""
+    gamma: float
+    tau: float
+    weight: float
+
+
+def along(value: float, curve: Curve | None, x: float) -> float:
+    """`value` as a curve multiplies it at x, never below 0."""
+    return max(value if curve is None else value * curve(x), 0.0)

@@ -1,7 +1,8 @@
 """An inverted picture in one safetensors file: noise, features, and what they were made with. Nothing is ever unpickled.
 
-Tensors: noise, latent, sigmas; perhaps noise_mask and picture; and "STEP.BLOCK" for n of a step and block, by their places in the header's
-lists, or for int8 "STEP.BLOCK.values" and "STEP.BLOCK.scale". The metadata has a JSON `header` and a `checksum` of everything.
+Tensors: noise, latent, sigmas; perhaps noise_mask and picture; and "STEP.BLOCK" for n of a step and block, by their index in the
+header's lists, or "STEP.BLOCK.q", ".k" and ".v" of a transformer; each of these in int8 as ".values" and ".scale". In version 1 those
+of a transformer are one tensor, side by side. The metadata has a JSON `header` and a `checksum` of everything.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .blocks import Block
-from .features import Features, Origin
+from .features import Features, Origin, Tokens
 from .settings import InversionSettings
 from .storage import Int8
 
@@ -46,25 +47,45 @@ class Inverted(NamedTuple):
     picture: Tensor | None = None
 
 
+class Form(NamedTuple):
+    """What stands in a file for the features of a block: whether Tokens or n, and whether in int8."""
+    tokens: bool
+    int8: bool
+
+    def names(self, name: str) -> list[str]:
+        """Of all tensors that stand for `name`."""
+        parts = [f"{name}.{part}" for part in Tokens._fields] if self.tokens else [name]
+        return [f"{part}.{field}" for part in parts for field in Int8._fields] if self.int8 else parts
+
+    def read(self, get: Callable[[str], Tensor], name: str) -> Tensor | tuple:
+        """`get(name)` gives a tensor."""
+        if self.tokens:
+            return Tokens(*(self._replace(tokens=False).read(get, f"{name}.{part}") for part in Tokens._fields))
+        return Int8(*(get(f"{name}.{field}") for field in Int8._fields)) if self.int8 else get(name)
+
+
 class InFile(NamedTuple):
     """Features that stay in a file, of which `step` reads one at a time."""
     path: str
     stamp: tuple[int, int]  # of the file that was checked
     indices: list[int]  # of its blocks
-    int8: bool
+    form: Form
 
     def only(self, indices: list[int]) -> "InFile":
         return self._replace(indices=[self.indices[k] for k in indices])
 
-    def step(self, i: int) -> list[Tensor | Int8]:
+    def step(self, i: int) -> list[Tensor | tuple]:
         if stamp_of(self.path) != self.stamp:
             raise ValueError(f"{Path(self.path).name} has changed since it was loaded. Queue again.")
         with safe_open(self.path, "pt") as file:
-            return [read(file, f"{i}.{k}", self.int8) for k in self.indices]
+            return [self.form.read(file.get_tensor, f"{i}.{k}") for k in self.indices]
 
 
-def read(file, name: str, int8: bool) -> Tensor | Int8:
-    return Int8(*(file.get_tensor(f"{name}.{part}") for part in Int8._fields)) if int8 else file.get_tensor(name)
+def named_tensors(name: str, value: Tensor | tuple) -> dict[str, Tensor]:
+    """{name: tensor} of a block's features, as `Form.read` reads them."""
+    if isinstance(value, Tensor):
+        return {name: value}
+    return {key: tensor for part, each in value._asdict().items() for key, tensor in named_tensors(f"{name}.{part}", each).items()}
 
 
 def stamp_of(path: str) -> tuple[int, int]:
@@ -86,12 +107,12 @@ def save(inverted: Inverted, path: Path, between: Callable[[], None] = lambda: N
              "picture": inverted.picture}
     named = {name: tensor.clone() for name, tensor in small.items() if tensor is not None}  # the format has no place for views
     for i in range(len(features.sigmas)):
-        for k, n in enumerate(features.source.step(i)):
-            named |= {f"{i}.{k}.{part}": tensor for part, tensor in n._asdict().items()} if isinstance(n, Int8) else {f"{i}.{k}": n}
+        for k, value in enumerate(features.source.step(i)):
+            named |= named_tensors(f"{i}.{k}", value)
     tensors = {name: tensor.cpu().contiguous() for name, tensor in sorted(named.items())}
     told = {"format": FORMAT, "sigmas": features.sigmas, "blocks": features.blocks,
             "origin": features.origin and {**features.origin._asdict(), "settings": features.origin.settings._asdict()},
-            "place": features.place}
+            "position": features.position}
     checked(path, (0, 0), told, tensors.copy())  # what is written can be read
     header = json.dumps(told)
     part = path.with_name(path.name + ".part")
@@ -144,26 +165,26 @@ def checked(path: Path, stamp: tuple[int, int], header: dict, tensors: dict[str,
     sigmas, blocks = [float(sigma) for sigma in header["sigmas"]], [Block(str(side), int(n), int(i)) for side, n, i in header["blocks"]]
     noise, latent, sampling = (tensors.pop(name) for name in ("noise", "latent", "sigmas"))
     mask, picture = tensors.pop("noise_mask", None), tensors.pop("picture", None)
-    int8 = "0.0.values" in tensors
-    parts = [f".{part}" for part in Int8._fields] if int8 else [""]
-    names = [[[f"{i}.{k}{part}" for part in parts] for k in range(len(blocks))] for i in range(len(sigmas))]
+    form = Form(any(name.startswith("0.0.q") for name in tensors), any(name.endswith(".values") for name in tensors))
+    names = [[f"{i}.{k}" for k in range(len(blocks))] for i in range(len(sigmas))]
     wrong = (
         not sigmas or not blocks or len(set(blocks)) < len(blocks)
         or not all(0 < a < b < math.inf for a, b in zip(sigmas, [*sigmas[1:], 1e9]))
-        or tensors.keys() != {name for step in names for block in step for name in block}
+        or tensors.keys() != {part for step in names for name in step for part in form.names(name)}
         or noise.ndim not in (4, 5) or noise.shape != latent.shape or not all(map(finite, (noise, latent, sampling)))
         or sampling.ndim != 1 or len(sampling) < 2 or not (sampling.diff() < 0).all() or sampling[-1] < 0
         or (mask is not None and not finite(mask))
         or (picture is not None and picture.dtype != torch.uint8)
-        or not all(fits(*(tensors[name] for name in step[k]), first=tensors[names[0][k][0]], batch=len(latent))
-                   for step in names for k in range(len(blocks))))
+        or not all(fits(form.read(tensors.get, name), form.read(tensors.get, first), len(latent))
+                   for step in names for name, first in zip(step, names[0])))
     if wrong:
         raise ValueError("holds features that do not fit together")
     origin = origin_of(header["origin"]) if header["origin"] else None
-    source = InFile(str(path), stamp, list(range(len(blocks))), int8)
+    source = InFile(str(path), stamp, list(range(len(blocks))), form)
+    position = int(header.get("position", header.get("place", 0)))  # "place" in version 1
     if picture is not None and (picture.ndim != 3 or picture.shape[-1] != 3):
         picture = None  # it is only shown, and a gray one was once written so
-    return Inverted(noise, Features(sigmas, blocks, source, latent, origin, int(header.get("place", 0))), sampling, mask, picture)
+    return Inverted(noise, Features(sigmas, blocks, source, latent, origin, position), sampling, mask, picture)
 
 
 def origin_of(told: dict) -> Origin:
@@ -178,9 +199,16 @@ def finite(tensor: Tensor) -> bool:
     return tensor.is_floating_point() and bool(tensor.isfinite().all())
 
 
-def fits(n: Tensor, scale: Tensor | None = None, *, first: Tensor, batch: int) -> bool:
-    """Whether n (batch, tokens, channels) is as that of the first step, and a scale as int8 needs it."""
-    alike = n.ndim == 3 and len(n) == batch and n.shape == first.shape and n.dtype == first.dtype
-    if scale is None:
-        return alike and n.is_floating_point()
-    return alike and n.dtype == torch.int8 and scale.dtype == torch.float32 and scale.shape == (*n.shape[:2], 1)
+def fits(value: Tensor | tuple, first: Tensor | tuple, batch: int) -> bool:
+    """Whether features of a block are whole, and as those of the first step."""
+    if isinstance(value, Tokens):
+        return value.q.shape[1:-1] == value.k.shape[1:-1] == value.v.shape[1:-1] and all(
+            fits(each, of_first, batch) for each, of_first in zip(value, first))
+    if isinstance(value, Int8):
+        return (fits_shape(value.values, first.values, batch) and value.values.dtype == torch.int8
+                and value.scale.dtype == torch.float32 and value.scale.shape == (*value.values.shape[:2], 1))
+    return fits_shape(value, first, batch) and value.is_floating_point()
+
+
+def fits_shape(n: Tensor, first: Tensor, batch: int) -> bool:
+    return n.ndim == 3 and len(n) == batch and n.shape == first.shape and n.dtype == first.dtype

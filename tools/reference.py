@@ -104,8 +104,8 @@ def formula_in_sequence(model, picture: slice, *styles: Stylized, order: list | 
         of_picture = (1 - total).clamp(min=0) * out[:, start:end]
         for each, weight in zip(styles, weights):
             step, at = nearest(each.style.sigmas, options["sigmas"][0]), each.style.blocks.index(block)
-            (q_content, *_), (_, k_style, v_style) = (features.source.steps[step][at].to(q).chunk(3, -1)
-                                                      for features in (each.content, each.style))
+            of_content, of_style = (features.source.steps[step][at] for features in (each.content, each.style))
+            q_content, k_style, v_style = (x.to(q) for x in (of_content.q, of_style.k, of_style.v))
             k_style = each.moved(k_style)
             kept = over_tokens(each.style_mask, each.style.latent, k_style.shape[1])[:, 0] >= 0.5
             k_style, v_style = (torch.cat([whole[:, :start], part[:, kept].expand(len(q), -1, -1), whole[:, end:]], 1)

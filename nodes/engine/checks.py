@@ -302,12 +302,24 @@ def whole_batch(latents: int, calls: int, each: int):
                          "or a part of the batch, and StyleID cannot tell which. Remove it, or give one content and one style.")
 
 
-def some_injected(blocks: list[Block], called_at: int, sigmas: int, inject_into: list[str]):
-    """After a sampling run that reached `blocks` and called the model at so many of so many sigmas."""
+def some_injected(blocks: set[Block], called_at: int, sigmas: int, inject_into: list[str]):
+    """ValueError for a sampling that reached no `blocks`, and called the model at so many of so many sigmas."""
     if blocks:
         return
     if set(inject_into) == {"uncond"} and not called_at:
         raise ValueError("No style was injected: inject_into is uncond, and without cfg the negative prompt is not evaluated. "
                          "Raise cfg above 1, or inject into both.")
-    raise ValueError(f"No style was injected: the sampler called the model at {called_at} of {sigmas} sigmas and reached none of the "
-                     "captured blocks. Give it two sigmas or more, and remove nodes that replace the UNet.")
+    raise ValueError(f"No style was injected: the sampler called the model at {called_at} of {sigmas} sigmas and reached none of "
+                     "the captured blocks. Give it two sigmas or more, and remove nodes that replace the UNet.")
+
+
+def overridden(sigma: float, reached: int, expected: int, above: list[str]):
+    raise ValueError(f"At sigma {sigma:.4g} the style was injected into {reached} of {expected} self-attentions, as another node's "
+                     f"attention stands in place of the others: {', '.join(above)}. Remove that node (such as BlockSparseAttention) from "
+                     "the model that is sampled.")
+
+
+def even_masks(even: bool):
+    if not even:
+        raise ValueError("Another node masks the attention between parts of the picture, and the style has no such parts. Remove it from "
+                         "the model that is sampled.")

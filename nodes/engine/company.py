@@ -3,8 +3,10 @@
 from uuid import UUID
 
 import torch
+from comfy.model_patcher import ModelPatcher
 
 STEP_CACHES = ("easycache", "lazycache")  # keys of wrappers that leave model calls out
+MULTIGPU = "multigpu"  # key of the clones by which MultiGPU CFG Split shares out model calls
 
 
 def sides_of(conds: dict[str, list[dict]]) -> dict[UUID, str]:
@@ -18,6 +20,12 @@ def frames_of(options: dict, batch: int) -> list[int] | None:
     if window is not None and window.dim == 0:
         return window.get_tensor(torch.arange(batch)).tolist()
     return options.get("ad_params", {}).get("sub_idxs")
+
+
+def patcher_of(model: ModelPatcher, options: dict) -> ModelPatcher:
+    """MODEL, or the clone of it on the GPU that a model call with these transformer_options is made on."""
+    device = options.get("multigpu_thread_device")
+    return next((each for each in model.get_additional_models_with_key(MULTIGPU) if each.load_device == device), model)
 
 
 def hook_references(patcher) -> frozenset:

@@ -22,11 +22,12 @@ from ...styleid_core.schedules import (
 )
 from ...styleid_core.settings import InversionSettings
 from . import checks, logger
+from .capture import requested_capture
 from .compilation import call, own_graphs
 from .families import family_of
 from .memory import fits_in_one_batch, make_room
 from .origin import origin_of
-from .recording import bare, record, requested_capture
+from .recording import bare, record
 from .reuse import recall, recipe_of, remember
 from .sampling import Guidance, carried, check_channels, path_of, progress, run_sampler, sampler_of
 

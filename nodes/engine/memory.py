@@ -1,4 +1,8 @@
-"""Which memory has room for what: asked of ComfyUI's model_management."""
+"""Which memory has room for what, and how features are kept there: asked of ComfyUI's model_management."""
+
+import weakref
+from collections.abc import Callable
+from functools import partial
 
 import comfy.model_management
 import torch
@@ -6,9 +10,11 @@ from comfy.model_patcher import ModelPatcher
 
 from ...styleid_core.storage import token_bytes
 from . import logger
+from .capture import RECOMPUTE, CaptureRequest
 from .families import family_of
-from .recording import RAM, RECOMPUTE, CaptureRequest
 from .reuse import forget_oldest
+
+RAM = torch.device("cpu")
 
 
 def room(model: ModelPatcher) -> int:
@@ -23,10 +29,10 @@ def fits_in_one_batch(model: ModelPatcher, shape: list[int]) -> bool:
 
 def feature_bytes(model: ModelPatcher, request: CaptureRequest, shape: list[int], steps: int) -> int:
     """What the inversion of latents of `shape` (B, C, H, W) keeps."""
-    batch, size = shape[0], shape[-2:]
-    dtype = model.model.get_dtype_inference()
-    shapes = family_of(model).token_shapes(model, request.blocks, size)
-    return batch * steps * sum(height * width * token_bytes(channels, request.dtype, dtype) for height, width, channels in shapes)
+    family, dtype = family_of(model), model.model.get_dtype_inference()
+    tokens = [(height * width, channels) for height, width, channels in family.token_shapes(model, request.blocks, shape[-2:])]
+    each = sum(count * family.TENSORS * token_bytes(channels // family.TENSORS, request.dtype, dtype) for count, channels in tokens)
+    return shape[0] * steps * each
 
 
 def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], steps: int) -> torch.device | None:
@@ -46,7 +52,7 @@ def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], st
         comfy.model_management.free_memory(size + calls + model.model_size() - model.loaded_size(), gpu)
     while size > comfy.model_management.get_free_memory(RAM) and forget_oldest():
         pass
-    # Where MODEL is in RAM, both are one place, and its activations come and go.
+    # Where MODEL is in RAM, both are one, and its activations come and go.
     free = {gpu: room(model) - calls, RAM: comfy.model_management.get_free_memory(RAM)}
     candidates = dict.fromkeys({"gpu": [gpu], "cpu": [RAM]}.get(request.device, [RAM, gpu]))
     for device in candidates:
@@ -65,3 +71,40 @@ def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], st
 
 def where(device: torch.device) -> str:
     return "of RAM" if device == RAM else "of GPU memory"
+
+
+class Slabs:
+    """RAM in pieces of SLAB bytes, shared by many tensors, which ComfyUI page-locks while it has room for that.
+
+    A GPU copies into a page-locked one while it computes; a tensor is there once the GPU has been waited for. The lock is given back
+    when the last tensor of a slab dies.
+    """
+    SLAB, ALIGNMENT = 2 ** 26, 256
+
+    def __init__(self):
+        self.slab, self.free = None, torch.empty(0, dtype=torch.uint8)
+
+    def keep(self, tensor: torch.Tensor) -> torch.Tensor:
+        size = -(-tensor.nbytes // self.ALIGNMENT) * self.ALIGNMENT
+        if size > len(self.free):
+            self.free = torch.empty(max(size, self.SLAB), dtype=torch.uint8)
+            self.slab = Locked(self.free)
+        memory, self.free = self.free[:tensor.nbytes], self.free[size:]
+        kept = memory.view(tensor.dtype).view(tensor.shape).copy_(tensor, non_blocking=True)
+        kept.locked = self.slab  # lives as long as the tensor
+        return kept
+
+
+class Locked:
+    """Page-locks some RAM by ComfyUI's own budget, as long as it lives; ComfyUI may say no."""
+
+    def __init__(self, memory: torch.Tensor):
+        if comfy.model_management.pin_memory(memory):
+            weakref.finalize(self, comfy.model_management.unpin_memory, memory).atexit = False
+
+
+def keeper(source: torch.device, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What puts a tensor from the device `source` where it is kept, in memory of its own."""
+    if source.type == "cuda" and device == RAM:
+        return Slabs().keep
+    return partial(torch.Tensor.to, device=device, copy=True)

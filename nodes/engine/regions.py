@@ -5,10 +5,10 @@ from types import ModuleType
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ...styleid_core.attend import Part, divided
 from ...styleid_core.blocks import Block
+from ...styleid_core.features import Tokens
 from ...styleid_core.masks import kept_tokens, on_grid
-from ...styleid_core.plan import parts
-from ...styleid_core.storage import map_tensors
 from ...styleid_core.style import Style
 from . import checks
 
@@ -27,25 +27,30 @@ class Regions:
             self.known[size] = {block: (height, width) for block, (height, width, _) in zip(self.blocks, shapes)}
         return self.known[size][block]
 
-    def kept(self, style: Style, block: Block, n_style: torch.Tensor) -> torch.Tensor:
-        """Those of the style's n_style (batch, tokens, channels) that give keys."""
+    def kept(self, style: Style, block: Block, value: torch.Tensor | Tokens) -> torch.Tensor | Tokens:
+        """The style's features of a block, less the tokens that give no keys."""
         if style.style_mask is None:
-            return n_style
+            return value
         grid = self.grid(block, style.features.size)
-        checks.grid(n_style.shape[1], grid)
-        key = ("kept", id(style), grid)
+        checks.grid(value.shape[1], grid)
+        device = value.q.device if isinstance(value, Tokens) else value.device
+        key = ("kept", id(style), grid, device)
         if key not in self.known:
-            self.known[key] = kept_tokens(style.style_mask, grid).to(n_style.device)
-        return n_style[:, self.known[key]]
+            self.known[key] = kept_tokens(style.style_mask, grid).to(device)
+        rows = self.known[key]
+        return value._replace(k=value.k[:, rows], v=value.v[:, rows]) if isinstance(value, Tokens) else value[:, rows]
 
-    def parts(self, weights: list[tuple[Style, float]], block: Block, n_content: torch.Tensor) -> list:
-        """`plan.parts` of styles with these weights, on the device of n_content (batch, tokens, channels)."""
+    def parts(self, weights: list[tuple[Style, float]], block: Block, tokens: int, device: torch.device) -> list[Part | None]:
+        """`attend.divided` of styles with these weights, for the `tokens` of a block."""
         grid = self.grid(block, weights[0][0].content.size)
-        key = ("parts", grid, *((id(style), weight) for style, weight in weights))
+        key = ("parts", grid, device, *((id(style), weight) for style, weight in weights))
         if key not in self.known:
-            masks = [torch.ones(1, *grid) if style.mask is None else on_grid(style.mask, grid) for style, _ in weights]
-            found = parts([weight * mask.flatten(1)[..., None] for mask, (_, weight) in zip(masks, weights)])
-            self.known[key] = [part and map_tensors(lambda tensor: tensor.to(n_content.device), list(part)) for part in found]
-        if any(part and part[0] is not None for part in self.known[key]):
-            checks.grid(n_content.shape[1], grid)
+            found = divided([weight * mask_of(style, grid).flatten(1)[..., None] for style, weight in weights])
+            self.known[key] = [part and Part(*(None if each is None else each.to(device) for each in part)) for part in found]
+        if any(part and part.weight is not None for part in self.known[key]):
+            checks.grid(tokens, grid)
         return self.known[key]
+
+
+def mask_of(style: Style, grid: tuple[int, int]) -> torch.Tensor:
+    return torch.ones(1, *grid) if style.mask is None else on_grid(style.mask, grid)

@@ -10,12 +10,12 @@ from ...styleid_core.features import Features, only_blocks
 from ...styleid_core.settings import InversionSettings
 from ...styleid_core.style import Style
 from . import checks
+from .capture import request_capture
 from .conditioning import for_style
 from .injection import check_features, inject_style, injected_sigmas
 from .inversion import Inversions, Inverted, ToInvert, check_inverted
 from .options import Options, check_options
 from .presets import Look
-from .recording import request_capture
 from .sampling import (
     Guidance,
     carried,

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from styleid_core.curves import SHAPES, place, shaped
+from styleid_core.curves import SHAPES, progress, shaped
 
 SIGMAS = [0.1, 0.2, 0.8, 10.0]
 
@@ -21,8 +21,8 @@ def test_shapes_are_the_published_ones(shape, middle):
 
 @pytest.mark.parametrize(("sigma", "x"), [(10.0, 0.0), (0.8, 1 / 3), (0.2, 2 / 3), (0.1, 1.0), (0.4, 0.5), (0.01, 1.0), (100.0, 0.0)])
 def test_the_place_in_the_inversions_grid(sigma, x):
-    assert math.isclose(place(SIGMAS, sigma), x, abs_tol=1e-12)
+    assert math.isclose(progress(SIGMAS, sigma), x, abs_tol=1e-12)
 
 
 def test_a_single_step_is_the_start():
-    assert place([1.0], 0.5) == 0.0
+    assert progress([1.0], 0.5) == 0.0

@@ -7,6 +7,7 @@ import comfy.supported_models
 import torch
 from cases import relative_error
 
+from styleid_core.storage import map_tensors
 from tools.demo.transfer import sample_custom
 from tools.miniature.transformers import SMALL, latent, prompt
 from tools.reference import Stylized, formula_in_sequence
@@ -47,9 +48,10 @@ def captured_in_sampling(pack_module, model, features, sigmas, noise, positive):
     m, seen, steps, at = model.clone(), {}, [], []
 
     def wrapper(executor, *arguments, **kwargs):
-        output = executor(*arguments, **kwargs)
-        steps.insert(0, [seen[block].clone() for block in features.blocks])
-        at.insert(0, float(arguments[-1]["sigmas"][0]))
+        *arguments, options = arguments
+        output = executor(*arguments, family.for_call(model, options, kwargs), **kwargs)
+        steps.insert(0, [map_tensors(torch.clone, seen[block]) for block in features.blocks])
+        at.insert(0, float(options["sigmas"][0]))
         return output
 
     m.add_wrapper_with_key(family.WRAPPED, "test", wrapper)

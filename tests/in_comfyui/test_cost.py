@@ -11,10 +11,11 @@ from comfy.cli_args import args as comfyui
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tools.demo.transfer import sample_custom
+from tools.miniature.transformers import latent, load_transformer, prompt
 
 MOST = 1.05 if comfyui.cpu else 1.06  # as many operators as a call without the pack
 STEPS = 5  # of which, and of twice as many, the official timesteps have as many
-WAITING = ("item", "is_nonzero", "_local_scalar_dense")  # what float(tensor) and `if tensor` become
+WAITING = ("item", "is_nonzero", "_local_scalar_dense", "equal")  # what float(tensor), `if tensor` and torch.equal become
 
 
 class Counting(TorchDispatchMode):
@@ -23,6 +24,19 @@ class Counting(TorchDispatchMode):
     def __init__(self):
         super().__init__()
         self.operators = Counter()
+        self.tolist = torch.Tensor.tolist
+
+    def __enter__(self):
+        def tolist(tensor):  # no operator, on a CPU
+            self.operators["item"] += 1
+            return self.tolist(tensor)
+
+        torch.Tensor.tolist = tolist
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        torch.Tensor.tolist = self.tolist
+        return super().__exit__(*error)
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.operators[func.overloadpacket.__name__] += 1
@@ -71,3 +85,23 @@ def test_the_cost_of_the_one_node(pack, model, case, plain):
     inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive)
     operators, waits = per_call(lambda steps: pack.StyleIDSampler(steps=steps, **inputs))
     assert operators <= 2 * MOST * plain[0] and waits == 2 * (plain[1] + 1)
+
+
+LAST = {"flux": "single 1", "chroma": "single 1", "qwen_image": "2", "z_image": "2"}
+
+
+@pytest.mark.parametrize("family", LAST)
+@pytest.mark.parametrize("blocks", ["auto", "last"])
+def test_the_cost_of_injection_into_a_transformer(pack, family, blocks):
+    """With a mask over the prompt too, which is looked at without waiting, and only where something is injected."""
+    model, size = load_transformer(family), (16, 12)
+    mask = torch.ones(1, 7, dtype=torch.long)
+    mask[:, -2:] = 0
+    positive = [[text, entry | {"attention_mask": mask}] for text, entry in prompt(family, 7)]
+    [recording] = pack.CaptureSelfAttention(model=model, blocks="auto" if blocks == "auto" else LAST[family])
+    (noise, content, sigmas), (_, style, _) = (pack.DDIMInvert(model=recording, latent=latent(family, size, seed), positive=positive,
+                                                               steps=2 * STEPS) for seed in (1, 2))
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+    (plain, plain_waits), (injected, waits) = (per_call(lambda steps, m=m: sample_custom(m, positive, sigmas[:steps + 1], noise))
+                                               for m in (model, m))
+    assert injected > plain and waits == plain_waits + 1

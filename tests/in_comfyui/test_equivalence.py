@@ -61,8 +61,8 @@ def test_ksampler_advanced_gives_the_same(transfer, five_nodes, case, schedule, 
 
 def record_while_sampling(pack_module, model, positive, latent, sigmas):
     """(result, Features) of a plain sampling run, by the recorder that inversion uses."""
-    recording = pack_module("nodes.engine.recording")
-    m, recorder = recording.record(recording.request_capture(model, "3-11"), [latent["samples"]], latent["samples"].device, [0])
+    recording, capture = (pack_module(f"nodes.engine.{name}") for name in ("recording", "capture"))
+    m, recorder = recording.record(capture.request_capture(model, "3-11"), [latent["samples"]], latent["samples"].device, [0])
     result = sample_custom(m, positive, sigmas, latent)
     [features] = recorder.features(len(sigmas) - 1)
     return result, features

@@ -53,7 +53,7 @@ def test_features_on_a_gpu_have_memory_of_their_own(pack_module):
     """Of a batch of content and style, each can be let go alone."""
     gpu = torch.device("meta")
     both = torch.empty(2, 6, 8, device=gpu)
-    kept = pack_module("nodes.engine.recording").keeper(gpu, gpu)(both[:1])
+    kept = pack_module("nodes.engine.memory").keeper(gpu, gpu)(both[:1])
     assert kept.untyped_storage().nbytes() == kept.nbytes == both.nbytes // 2
 
 

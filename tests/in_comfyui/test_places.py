@@ -1,5 +1,8 @@
 """Where features are kept, recomputing them, and how many calls of the UNet a transfer takes."""
 
+import gc
+from types import SimpleNamespace
+
 import comfy.model_management
 import pytest
 import torch
@@ -145,8 +148,8 @@ def test_the_place_of_features(pack_module, model, monkeypatch, caplog, device, 
     monkeypatch.setattr(comfy.model_management, "get_free_memory", get_free_memory)
     m = model.clone()
     m.load_device = GPU
-    memory, recording = pack_module("nodes.engine.memory"), pack_module("nodes.engine.recording")
-    request = recording.requested_capture(recording.request_capture(m, "6-11", "fp16", device))
+    memory, capture = pack_module("nodes.engine.memory"), pack_module("nodes.engine.capture")
+    request = capture.requested_capture(capture.request_capture(m, "6-11", "fp16", device))
     size = memory.feature_bytes(m, request, [1, 4, 16, 24], 20)
 
     def make_room():
@@ -161,3 +164,48 @@ def test_the_place_of_features(pack_module, model, monkeypatch, caplog, device, 
     assert kept_on == expected
     assert caplog.messages == ([] if device == "recompute" else
                                [f"The features of 20 steps will take {size / 1e9:.3g} GB of {'RAM' if kept_on == RAM else 'GPU memory'}."])
+
+
+@pytest.fixture
+def locked(monkeypatch):
+    """What ComfyUI has page-locked, by address; `locked.allowed` is its answer."""
+    addresses = SimpleNamespace(now=set(), allowed=True)
+
+    def pin_memory(tensor):
+        addresses.now |= {tensor.data_ptr()} if addresses.allowed else set()
+        return addresses.allowed
+
+    monkeypatch.setattr(comfy.model_management, "pin_memory", pin_memory)
+    monkeypatch.setattr(comfy.model_management, "unpin_memory", lambda tensor: addresses.now.remove(tensor.data_ptr()))
+    return addresses
+
+
+@pytest.fixture
+def keep(pack_module, monkeypatch):
+    """What keeps tensors of a GPU in RAM."""
+    memory = pack_module("nodes.engine.memory")
+    monkeypatch.setattr(memory.Slabs, "SLAB", 2048)
+    return memory.keeper(torch.device("cuda"), RAM)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_tensors_share_slabs_and_nothing_else(keep, locked, allowed):
+    locked.allowed = allowed
+    tensors = [torch.randn(count).to(dtype) for count, dtype in ((3, torch.half), (100, torch.float), (7, torch.int8), (300, torch.float),
+                                                                (2000, torch.float), (5, torch.bfloat16))]
+    kept = [keep(tensor) for tensor in tensors]
+    assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(kept, tensors))
+    slabs = {each.untyped_storage().data_ptr() for each in kept}
+    assert len(slabs) == 4, "for three, for one, for what is larger, for the rest"
+    assert locked.now == (slabs if allowed else set()), "by ComfyUI's own budget, which may say no"
+
+
+def test_page_locked_memory_is_given_back_with_the_last_tensor(pack_module, locked):
+    keep = pack_module("nodes.engine.memory").keeper(torch.device("cuda"), RAM)
+    kept = pack_module("styleid_core.features").Kept([[keep(torch.randn(30))], [keep(torch.randn(30))]])
+    del keep, kept.steps[0]
+    gc.collect()
+    assert len(locked.now) == 1, "another tensor is there yet"
+    del kept
+    gc.collect()
+    assert not locked.now

@@ -74,7 +74,7 @@ def test_they_are_moved_as_the_model_would(pack, pack_module, model, family):
     _, features, _ = pack.DDIMInvert(model=recording, latent={"samples": flat}, positive=prompt(family, TOKENS), steps=1)
     patch = 1 if family == "flux2" else 2
     height, width = (side // patch for side in FLAT)
-    q, k, _ = (x.unflatten(1, (height, width)) for x in features.source.steps[0][0].chunk(3, -1))
+    q, k, _ = (x.unflatten(1, (height, width)) for x in features.source.steps[0][0])
     network = model.model.diffusion_model
     embedding = layout_of(network).embedding(network)
     for x in (q, k):
@@ -124,8 +124,7 @@ def behind_the_prompt(family: str, features, tokens: int, before: int):
     multiple = PADDED.get(family, 1)
     by = (math.ceil(tokens / multiple) - math.ceil(before / multiple)) * multiple
 
-    def turned(n):
-        q, k, v = n.chunk(3, -1)
-        return torch.cat([*(rotated(family, x, (by, 0, 0)).float() for x in (q, k)), v], -1)
+    def turned(tokens):
+        return tokens._replace(**{name: rotated(family, getattr(tokens, name), (by, 0, 0)).float() for name in ("q", "k")})
 
-    return with_steps(features, [[turned(n) for n in step] for step in features.source.steps])
+    return with_steps(features, [[turned(tokens) for tokens in step] for step in features.source.steps])

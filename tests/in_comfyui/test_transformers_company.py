@@ -9,6 +9,8 @@ import comfy.controlnet
 import comfy.latent_formats
 import comfy.ldm.flux.controlnet
 import comfy.ldm.lumina.controlnet
+import comfy.ldm.lumina.model
+import comfy.ldm.modules.attention
 import comfy.ldm.qwen_image.controlnet
 import comfy.model_management
 import comfy.ops
@@ -17,6 +19,7 @@ import pytest
 import torch
 from cases import free_memory, relative_error
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 from comfy_extras.nodes_model_patch import QwenImageDiffsynthControlnet
 from comfy_extras.nodes_torch_compile import TorchCompileModel
 from sequences import CONTENT, KNOWN, PADDED, STEPS, STYLE, TOKENS, check_formula, inverted, picture_of, tokens_of
@@ -202,6 +205,96 @@ def test_what_another_pack_put_in_place_of_attention_is_called(pack, model, fami
     calls.clear()
     inverted(pack, other, family, CONTENT, 1)
     assert len(calls) == plain
+
+
+@pytest.fixture
+def fewer_heads(monkeypatch):
+    """Lumina 2 as a fork of the host has it: keys and values go to attention with the heads that they have, two for four of queries."""
+    widths = set()
+
+    def grouped(q, k, v, heads, *args, **kwargs):
+        widths.add(k.shape[1])
+        return comfy.ldm.modules.attention.optimized_attention_masked(q, k[:, ::2], v[:, ::2], heads, *args, enable_gqa=True, **kwargs)
+
+    def apply():
+        monkeypatch.setattr(comfy.ldm.lumina.model, "optimized_attention_masked", grouped)
+        return widths
+
+    return apply
+
+
+@pytest.mark.parametrize("options", [{}, dict(auto_temperature=True), dict(weight=0.6), dict(weight=0.6, auto_temperature=True)])
+@pytest.mark.parametrize("device", ["auto", "recompute"])
+def test_keys_of_fewer_heads_than_queries(pack, fewer_heads, options, device):
+    """The same result, also where styles are seen aside, and brought behind a prompt of another length."""
+    model, positive = load_transformer("lumina2"), prompt("lumina2", TOKENS)
+    [placed] = pack.StyleIDPositions(model=model)
+
+    def run():
+        noise, content, sigmas = inverted(pack, model, "lumina2", CONTENT, 1, feature_device=device)
+        _, style, _ = inverted(pack, model, "lumina2", STYLE, 2, positive=prompt("lumina2", 3), feature_device=device)
+        [m] = pack.InjectStyleKV(model=placed, content_features=content, style_features=style, **options)
+        return sample_custom(m, positive, sigmas, noise)["samples"]
+
+    expected = run()
+    widths = fewer_heads()
+    assert relative_error(run(), expected) < 1e-5 and widths
+
+
+def on_top(model, sparse_below: float, calls_below: bool = False):
+    """A clone of MODEL as ComfyUI's BlockSparseAttention makes one: at every step it puts its attention on top of whatever is there,
+    and below a sigma that does not call it.
+    """
+    m, ours = model.clone(), set()
+
+    def install(options):
+        below = options.get("optimized_attention_override")
+        if below in ours:
+            return
+
+        def sparse_attention(function, *args, **kwargs):
+            sparse = kwargs["transformer_options"]["sigmas"][0] < sparse_below and not calls_below
+            return function(*args, **kwargs) if below is None or sparse else below(function, *args, **kwargs)
+
+        ours.add(sparse_attention)
+        options["optimized_attention_override"] = sparse_attention
+
+    install(m.model_options["transformer_options"])
+    m.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, "sparse", lambda patcher, sigma, options: install(options["transformer_options"]))
+    return m
+
+
+@pytest.mark.parametrize("dense_steps", [0, 2])
+def test_attention_that_calls_nothing_below_is_refused(pack, model, family, dense_steps):
+    positive = prompt(family, TOKENS)
+    noise, content, sigmas = inverted(pack, model, family, CONTENT, 1)
+    _, style, _ = inverted(pack, model, family, STYLE, 2)
+    for below in (1.01 * float(sigmas[dense_steps]), 0.0):
+        [m] = pack.InjectStyleKV(model=on_top(model, below), content_features=content, style_features=style)
+        if below:
+            with pytest.raises(ValueError, match=r"was injected into 0 of \d self-attentions, .*: .*on_top.*sparse_attention. Remove"):
+                sample_custom(m, positive, sigmas, noise)
+        else:
+            [plain] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
+            assert torch.equal(*(sample_custom(each, positive, sigmas, noise)["samples"] for each in (m, plain)))
+    with pytest.raises(ValueError, match=r"did not reach all of the chosen blocks: .*sparse_attention stands in the place"):
+        inverted(pack, on_top(model, 1000.0), family, CONTENT, 1)
+
+
+def test_blocks_that_a_cache_leaves_out_are_told(pack, caplog):
+    """Nothing stands on top, and what the cache kept was injected into: no error, as with those of model calls."""
+    model, positive, calls = load_transformer("flux"), prompt("flux", TOKENS), []
+    noise, content, sigmas = inverted(pack, model, "flux", CONTENT, 1)
+
+    def cached(args, extra):
+        calls.append(args["img"])
+        return {"img": args["img"], "txt": args["txt"]} if len(calls) > 2 else extra["original_block"](args)
+
+    m = model.clone()
+    m.set_model_patch_replace(cached, "dit", "double_block", 1)
+    [m] = pack.InjectStyleKV(model=m, content_features=content, style_features=content)
+    assert sample_custom(m, positive, sigmas, noise)["samples"].isfinite().all()
+    assert "At 2 of these steps another node left out some of them, as caches of blocks do." in caplog.messages
 
 
 @pytest.mark.parametrize("device", ["auto", "recompute"])

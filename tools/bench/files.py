@@ -16,7 +16,7 @@ from .speed import CASES, conditioning, random_model
 
 STEPS, ROUNDS = 50, 3
 SHAPES = [(1024, 640)] * 3 + [(4096, 320)] * 3  # (tokens, channels) of blocks 6-11
-CPU_FLOAT = torch.empty(0)
+CPU = torch.device("cpu")
 
 
 def inverted(storage: str) -> Inverted:
@@ -38,7 +38,7 @@ def measure(storage: str, path: Path) -> list[float]:
     picture = inverted(storage)
     saving, _ = timed(lambda: save(picture, path))
     loading, read = timed(lambda: load(path))
-    reading, _ = timed(lambda: [restore(n, CPU_FLOAT) for i in range(STEPS) for n in read.features.source.step(i)])
+    reading, _ = timed(lambda: [restore(n, CPU, torch.float32) for i in range(STEPS) for n in read.features.source.step(i)])
     return [path.stat().st_size, saving, loading, reading]
 
 

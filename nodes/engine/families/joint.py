@@ -1,11 +1,10 @@
 """Transformers whose picture attends to itself and to the prompt in one sequence.
 
-Their features are queries, keys and values after norm and rotation, side by side: (batch, picture tokens, channels of all three).
-Everything happens in ComfyUI's `optimized_attention_override`, which all of them pass.
+Their features are Tokens. Everything happens in ComfyUI's `optimized_attention_override`, which all of them pass.
 """
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -15,17 +14,21 @@ from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP
 
+from ....styleid_core.attend import Asked, Shared, attend, sharpened
 from ....styleid_core.blocks import Block, choose
+from ....styleid_core.features import Tokens
 from ....styleid_core.paths import Flow, ScaledFlow
-from ....styleid_core.plan import KeySet, attend, keys, queries
 from ....styleid_core.positions import turned
+from ..call import CALL, Call
 from .layouts import REFERENCES, layout_of
 from .positions import POSITIONS, Embedding, placement
 
 NAME = "a transformer (Flux, Chroma, Qwen-Image, Z-Image, Lumina 2, SD 3.5, Krea 2, Cosmos-Predict 2, Anima, Wan)"
 WRAPPED = WrappersMP.APPLY_MODEL
 IN_LOCKSTEP = True
+TENSORS = 3
 FIRST = 1 / 4  # of the blocks that "auto" leaves alone
+COUNTER = "styleid_counter"  # among transformer_options
 
 
 def matches(model: ModelPatcher) -> bool:
@@ -70,13 +73,13 @@ def grid(model: ModelPatcher, size: tuple[int, int]) -> tuple[int, int]:
 
 def token_shapes(model: ModelPatcher, blocks: list[Block], size: tuple[int, int]) -> list[tuple[int, int, int]]:
     network = model.model.diffusion_model
-    return [(*grid(model, size), 3 * layout_of(network).width(network))] * len(blocks)
+    return [(*grid(model, size), TENSORS * layout_of(network).width(network))] * len(blocks)
 
 
-def place(model: ModelPatcher, arguments: list, kwargs: dict) -> int:
-    """On the first axis of positions, which in some models depends on the prompt."""
-    network = model.model.diffusion_model
-    return layout_of(network).place(network, arguments[3], kwargs)
+def position(model: ModelPatcher, arguments: list, kwargs: dict) -> int:
+    """On the first axis, which in some models depends on the prompt."""
+    network, prompt = model.model.diffusion_model, arguments[3]
+    return layout_of(network).position(network, prompt, kwargs)
 
 
 def embedding(model: ModelPatcher) -> Embedding | None:
@@ -84,125 +87,146 @@ def embedding(model: ModelPatcher) -> Embedding | None:
     return layout_of(network).embedding(network)
 
 
-def at_place(model: ModelPatcher, n: torch.Tensor, by: int) -> torch.Tensor:
+def as_captured(kept: torch.Tensor | Tokens) -> Tokens:
+    """In files of version 1 the three are one tensor, side by side."""
+    return kept if isinstance(kept, Tokens) else Tokens(*kept.chunk(3, -1))
+
+
+def moved(model: ModelPatcher, tokens: Tokens, by: int) -> Tokens:
     if not by:
-        return n
-    network = model.model.diffusion_model
-    rotary, width = embedding(model), layout_of(network).width(network)
-    matrices = rotary.at(by, 0, 0).to(n.device)
-    q, k, v = n.tensor_split((width, 2 * width), -1)
-    return torch.cat([turned(q, matrices, rotary.halves), turned(k, matrices, rotary.halves), v], -1)
+        return tokens
+    rotary = embedding(model)
+    matrices = rotary.at(by, 0, 0).to(tokens.q.device)
+    return Tokens(turned(tokens.q, matrices, rotary.halves), turned(tokens.k, matrices, rotary.halves), tokens.v)
 
 
 class Attention(NamedTuple):
     """A call of ComfyUI's attention to a picture and to what else is in the sequence.
 
-    q, k, v   (batch, tokens, heads, channels), views of what the model computed
+    q, k, v   (batch, tokens, heads, channels), views of what the model computed; k and v may have fewer heads
     picture   which of the tokens are the picture's
-    masks     of the picture's queries and of the others, as ComfyUI's attention takes them, or None
+    mask      as ComfyUI's attention takes it, or None
     call      `call(q, k, v, mask)` gives (batch, tokens, heads * channels)
     """
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
     picture: slice
-    masks: tuple
+    mask: torch.Tensor | None
     call: Callable
 
-    def features(self) -> torch.Tensor:
-        """(batch, the picture's tokens, channels of queries, keys and values)."""
-        return torch.cat([x[:, self.picture] for x in (self.q, self.k, self.v)], 2).flatten(2)
+    @property
+    def tokens(self) -> int:
+        """Of the picture."""
+        return self.picture.stop - self.picture.start
+
+    def of_picture(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, the picture's tokens, heads * channels) of q, k or v."""
+        return x[:, self.picture].flatten(2)
 
     def among_others(self, part: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """x, one of q, k and v, with `part` (batch, any, channels) in place of the picture's."""
+        """x, one of q, k and v, with `part` (batch, any, heads * channels) in place of the picture's."""
         return torch.cat([x[:, :self.picture.start], part.unflatten(-1, x.shape[2:]), x[:, self.picture.stop:]], 1)
 
-    def injected(self, plan: list[KeySet], moved: Callable | None) -> torch.Tensor:
-        """What comes out for all tokens, of which the picture's attend as in `plan`, to the style's keys as they are `moved`, and the
-        others to the picture as it is.
+    def injected(self, shared: Shared, placed: Callable | None, masks: "Masks") -> torch.Tensor:
+        """What comes out for all tokens, of which the picture's attend as `shared` says, to the styles' keys where they are `placed`,
+        and the others to the picture as it is.
         """
-        q, heads = self.q[:, self.picture].flatten(2), self.q.shape[2]
-        own = any(part.n_style is None or part.auto for part in plan)
-        k, v = (x[:, self.picture].flatten(2) if own else None for x in (self.k, self.v))
-        widths = [x.shape[2] * x.shape[3] for x in (self.q, self.k, self.v)]
-
-        def features(i):
-            return [part._replace(**{name: n if n is None else n.split(widths, -1)[i] for name, n in (
-                ("n_content", part.n_content), ("n_style", part.n_style))}) for part in plan]
-
         def attention(q, k, v):
-            mask = self.masks[0]
-            if mask is not None and k.shape[1] != self.picture.stop - self.picture.start:
-                mask = torch.cat([mask[..., :self.picture.start],
-                                  mask[..., self.picture.start:self.picture.start + 1].expand(*mask.shape[:-1], k.shape[1]),
-                                  mask[..., self.picture.stop:]], -1)
-            return self.call(q.unflatten(-1, self.q.shape[2:]), self.among_others(k, self.k), self.among_others(v, self.v), mask)
+            return self.call(q.unflatten(-1, self.q.shape[2:]), self.among_others(k, self.k), self.among_others(v, self.v),
+                             masks.for_keys(k.shape[1]))
 
-        of_keys = [part._replace(n_style=moved(part.n_style)) if moved and part.n_style is not None else part for part in features(1)]
-        out = attend(plan, q.shape[1], heads, queries(features(0), q), keys(of_keys, k), keys(features(2), v), attention)
+        out = attend(self.asked(shared, placed), self.tokens, attention)
         before, after = self.q[:, :self.picture.start], self.q[:, self.picture.stop:]
         others = torch.cat([before, after], 1)
         if not others.shape[1]:
             return out
-        before, after = self.call(others, self.k, self.v, self.masks[1]).split([before.shape[1], after.shape[1]], 1)
+        before, after = self.call(others, self.k, self.v, masks.of_others).split([before.shape[1], after.shape[1]], 1)
         return torch.cat([before, out, after], 1)
 
+    def asked(self, shared: Shared, placed: Callable | None) -> list[Asked]:
+        """The queries, keys and values of each part."""
+        queries, asked = self.of_picture(self.q), []
+        if shared.own is not None:
+            asked.append(Asked(shared.own, shared.own.of(queries), self.of_picture(self.k), self.of_picture(self.v)))
+        for share in shared.shares:
+            k = share.style.k if placed is None else placed(share.style.k)
+            of_style = Asked(share.part, share.mixed(queries), k, share.style.v)
+            asked.append(sharpened(of_style, self.of_picture(self.k), self.q.shape[2]) if share.auto else of_style)
+        return asked
 
-def masks_of(mask: torch.Tensor | None, picture: slice, length: int) -> tuple:
-    """(of the picture's queries, of the others) of an attention mask (..., queries or 1, keys); ValueError for one that tells parts of the
-    picture apart.
+
+class Masks(NamedTuple):
+    """An attention mask (..., queries or 1, keys) taken apart: what the picture's queries see, and the others'.
+
+    even   whether it tells no parts of the picture apart, which a style does not have: a truth on the mask's device, or None
     """
+    picture: slice
+    of_picture: torch.Tensor | None = None
+    of_others: torch.Tensor | None = None
+    even: torch.Tensor | None = None
+
+    def for_keys(self, count: int) -> torch.Tensor | None:
+        """What the picture's queries see where so many keys are in the place of its own."""
+        mask, start, stop = self.of_picture, self.picture.start, self.picture.stop
+        if mask is None or count == stop - start:
+            return mask
+        return torch.cat([mask[..., :start], mask[..., start:start + 1].expand(*mask.shape[:-1], count), mask[..., stop:]], -1)
+
+
+def masks_of(mask: torch.Tensor | None, picture: slice, length: int) -> Masks:
     if mask is None:
-        return None, None
-    columns = mask[..., picture]
-    rows = mask[..., picture, :] if mask.shape[-2] == length else mask
-    if not (torch.equal(columns, columns[..., :1].expand_as(columns)) and torch.equal(rows, rows[..., :1, :].expand_as(rows))):
-        raise ValueError("Another node masks the attention between parts of the picture, and the style has no such parts. Remove it from "
-                         "the model that is sampled.")
-    others = torch.cat([mask[..., :picture.start, :], mask[..., picture.stop:, :]], -2) if mask.shape[-2] == length else mask
-    return rows[..., :1, :], others
+        return Masks(picture)
+    columns, by_query = mask[..., picture], mask.shape[-2] == length
+    rows = mask[..., picture, :] if by_query else mask
+    others = torch.cat([mask[..., :picture.start, :], mask[..., picture.stop:, :]], -2) if by_query else mask
+    return Masks(picture, rows[..., :1, :], others, (columns == columns[..., :1]).all() & (rows == rows[..., :1, :]).all())
 
 
-class Place:
-    """Tells of each attention of a run which Block it is, by what ComfyUI writes into its transformer_options and by the calls before."""
-
+class Counter:
+    """Tells of each attention of one model call which Block it is, by what ComfyUI writes into its transformer_options and by the
+    attentions before.
+    """
     def __init__(self):
-        self.call, self.block = None, None
+        self.last = Block("", -1, -1)
 
-    def of(self, options: dict) -> Block | None:
+    def block(self, options: dict) -> Block | None:
         if "block_index" not in options:
             return None
-        here = options.get("block_type", "block"), options["block_index"]
-        again = self.call is options and self.block[:2] == here  # every call of the model has options of its own
-        self.call, self.block = options, Block(*here, self.block.index + 1 if again else 0)
-        return self.block
+        side, number = options.get("block_type", "block"), options["block_index"]
+        again = (side, number) == (self.last.side, self.last.number)
+        self.last = Block(side, number, self.last.index + 1 if again else 0)
+        return self.last
 
 
-def put_inside(model: ModelPatcher, options: dict, blocks: Container[Block], size: tuple[int, int],
-               attention: Callable[[Block, Attention], torch.Tensor | None]):
-    """Let `attention` stand in the place of each of `blocks`, for pictures of a latent of `size`; where it gives None, the call goes on as
-    it was. What another node has put there is what both call.
+def put_inside(model: ModelPatcher, options: dict, size: tuple[int, int],
+               attention_of: Callable[[Block, dict], Callable[[Attention], torch.Tensor | None] | None]):
+    """Let `attention_of(block, options of the call)` stand in the place of self-attentions, for pictures of a latent of `size`; where it
+    gives None, or what it gives does, the call goes on as it was. What another node has put there is what both call.
     """
-    network, before, place = model.model.diffusion_model, options.get("optimized_attention_override"), Place()
+    network, before = model.model.diffusion_model, options.get("optimized_attention_override")
     layout, tokens = layout_of(network), math.prod(grid(model, size))
 
     def override(func, q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False, **kwargs):
         proceed = func if before is None else partial(before, func)
         call_options = kwargs.get("transformer_options") or {}
-        block, out = place.of(call_options), None
+        counter = call_options.get(COUNTER)
+        block, out = counter and counter.block(call_options), None
         axis, length = (2, q.shape[2]) if skip_reshape else (1, q.shape[1])
         end = length - layout.behind(network, call_options, tokens)
-        if block in blocks and end >= tokens and k.shape[axis] == length:
-            def call(q, k, v, mask):
+        inside = block and end >= tokens and k.shape[axis] == length and attention_of(block, call_options)
+        if inside:
+            def attend_to(q, k, v, mask):
                 return proceed(*(x.transpose(1, 2) for x in (q, k, v)), heads, mask=mask, skip_reshape=True, **kwargs)
 
             channels, picture = (q.shape[-1] if skip_reshape else q.flatten(2).shape[-1] // heads), slice(end - tokens, end)
             whole = (x.transpose(1, 2) if skip_reshape else x.flatten(2).unflatten(-1, (-1, channels)) for x in (q, k, v))
-            out = attention(block, Attention(*whole, picture, masks_of(mask, picture, length), call))
+            out = inside(Attention(*whole, picture, mask, attend_to))
         if out is None:
             return proceed(q, k, v, heads, mask=mask, skip_reshape=skip_reshape, skip_output_reshape=skip_output_reshape, **kwargs)
         return out.unflatten(-1, (heads, -1)).transpose(1, 2) if skip_output_reshape else out
 
+    override.of_styleid = True
     options["optimized_attention_override"] = override
     if not layout.named:
         name_blocks(options, len(getattr(network, *layout.sides.values())))
@@ -222,33 +246,54 @@ def run_named(number: int, replacement: Callable | None, args: dict, extra: dict
     return replacement(args, extra) if replacement else extra["original_block"](args)
 
 
-def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[Block, torch.Tensor], shape: tuple[int, int, int]):
-    def attention(block, call):
-        seen[block] = call.features()
+def above(options: dict) -> str | None:
+    """The name of what another node has put on top of ours since the run began."""
+    override = options.get("optimized_attention_override")
+    if override is None or getattr(override, "of_styleid", False):
+        return None
+    kind = override if hasattr(override, "__qualname__") else type(override)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
-    put_inside(model, options, blocks, shape[1:], attention)
+
+def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[Block, Tokens], shape: tuple[int, int, int]):
+    def keep(block, attention):
+        seen[block] = Tokens(*map(attention.of_picture, (attention.q, attention.k, attention.v)))
+
+    put_inside(model, options, shape[1:], lambda block, call_options: partial(keep, block) if block in blocks else None)
 
 
-def inject(options: dict, injection):
-    model, size = injection.model, injection.styles[0].content.size
-    moved = placement(embedding(model), options.get(POSITIONS), grid(model, size), model.load_device)
+def inject(model: ModelPatcher, options: dict, blocks: list[Block], size: tuple[int, int]):
+    placed = placement(embedding(model), options.get(POSITIONS), grid(model, size), model.load_device)
 
-    def attention(block, call):
-        if injection.at is None:
+    def attention_of(block, call_options):
+        call = call_options.get(CALL)
+        return partial(share, call, block) if call is not None and block in blocks else None
+
+    def share(call, block, attention):
+        call.reached[block] = True
+        shared = call.shared(block)
+        if shared is None:
             return None
-        injection.reached[block] = True
-        plan = injection.plan(block)
-        works_on = call.picture.stop - call.picture.start, sum(x.shape[2] * x.shape[3] for x in (call.q, call.k, call.v))
-        for part in plan:
-            if part.n_style is not None and (part.n_content.shape[1:] != works_on or part.n_style.shape[-1] != works_on[1]):
-                raise ValueError(f"The self-attention of {block.side} block {block.number} works on {list(works_on)} (tokens, channels), "
-                                 f"which does not fit content_features {list(part.n_content.shape)} and style_features "
-                                 f"{list(part.n_style.shape)} (batch, tokens, channels). Capture them with the model that samples.")
-        return call.injected(plan, moved) if plan else None
+        check_shapes(block, attention, shared)
+        masks = masks_of(attention.mask, attention.picture, attention.q.shape[1])
+        if masks.even is not None:
+            call.run.holds(masks.even)
+        return attention.injected(shared, placed, masks)
 
-    put_inside(model, options, injection.blocks, size, attention)
+    put_inside(model, options, size, attention_of)
 
 
-def call_options(model: ModelPatcher, options: dict, kwargs: dict, injection=None) -> dict:
+def check_shapes(block: Block, attention: Attention, shared: Shared):
+    works_on = [x.shape[2] * x.shape[3] for x in (attention.q, attention.k, attention.v)]
+    for share in shared.shares:
+        content, style = list(share.content.shape[1:]), [each.shape[-1] for each in share.style]
+        if content != [attention.tokens, works_on[0]] or style != works_on:
+            raise ValueError(f"The self-attention of {block.side} block {block.number} works on {attention.tokens} tokens of {works_on} "
+                             f"channels (queries, keys, values), which does not fit the queries of content_features {content} and "
+                             f"the style_features' {style}. Capture them with the model that samples.")
+
+
+def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None = None) -> dict:
     """A copy, as some models write into theirs which block is at work; with the tokens of the reference latents, which not all tell."""
-    return options | {REFERENCES: [math.prod(grid(model, latent.shape[-2:])) for latent in kwargs.get("ref_latents") or ()]}
+    references = [math.prod(grid(model, latent.shape[-2:])) for latent in kwargs.get("ref_latents") or ()]
+    return options | {REFERENCES: references, COUNTER: Counter(), CALL: call}

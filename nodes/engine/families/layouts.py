@@ -59,7 +59,7 @@ class Layout(NamedTuple):
     attentions  network, number of a block: how many of its attentions count, of the first ones
     named       whether ComfyUI tells attention in which block it is
     embedding   network: its rotary positions, or None where places are absolute
-    place       network, the prompt (batch, tokens, channels), what else the model is called with: the picture's place on the first axis
+    position    network, the prompt (batch, tokens, channels), what else the model is called with: the picture's on the first axis
     """
     sides: dict[str, str]
     patch: Callable[[Module], int]
@@ -68,7 +68,7 @@ class Layout(NamedTuple):
     attentions: Callable[[Module, int], int] = one
     named: bool = True
     embedding: Callable[[Module], Embedding | None] = lambda network: axes_embedding(network.pe_embedder)
-    place: Callable[[Module, Tensor, dict], int] = at_the_origin
+    position: Callable[[Module, Tensor, dict], int] = at_the_origin
 
 
 def rope_embedding(network: Module) -> Embedding:
@@ -85,7 +85,7 @@ LAYOUTS = {
     "QwenImageTransformer2DModel": Layout({"double": "transformer_blocks"}, lambda network: network.patch_size,
                                           lambda network: network.inner_dim, shown),
     "NextDiT": Layout({"double": "layers"}, lambda network: network.patch_size, lambda network: network.dim, padding,
-                      embedding=rope_embedding, place=after_the_prompt),  # Lumina 2, Z-Image
+                      embedding=rope_embedding, position=after_the_prompt),  # Lumina 2, Z-Image
     "OpenAISignatureMMDITWrapper": Layout({"double": "joint_blocks"}, lambda network: network.patch_size,
                                           lambda network: network.hidden_size, attentions=self_attentions, named=False,
                                           embedding=lambda network: None),  # SD 3, SD 3.5

@@ -10,13 +10,15 @@ from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP
 
+from ....styleid_core.attend import KEYS, Asked, Part, Share, Shared, attend, sharpened, spread
 from ....styleid_core.blocks import Block, choose
 from ....styleid_core.paths import Diffusion
-from ....styleid_core.plan import KeySet, attend, inputs, is_plain
+from ..call import CALL, Call
 
 NAME = "a UNet with self-attention in its decoder (SD 1.x, SD 2.x, SDXL)"
 WRAPPED = WrappersMP.DIFFUSION_MODEL
 IN_LOCKSTEP = False
+TENSORS = 1
 
 
 def is_transformer(layer) -> bool:
@@ -39,16 +41,20 @@ def path(model: ModelPatcher) -> Diffusion:
     return Diffusion(float(sampling.sigma_data))
 
 
-def place(model: ModelPatcher, arguments: list, kwargs: dict) -> int:
+def position(model: ModelPatcher, arguments: list, kwargs: dict) -> int:
     """All pictures stand alike."""
     return 0
 
 
 def embedding(model: ModelPatcher) -> None:
-    """Tokens carry no places."""
+    """Tokens carry no positions."""
 
 
-def at_place(model: ModelPatcher, n: torch.Tensor, by: int) -> torch.Tensor:
+def as_captured(kept: torch.Tensor) -> torch.Tensor:
+    return kept
+
+
+def moved(model: ModelPatcher, n: torch.Tensor, by: int) -> torch.Tensor:
     return n
 
 
@@ -113,16 +119,17 @@ def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[B
         return n, context, value
 
     put_around(options, first=(attn1_patch,))
-    refuse_tiles(options, lambda block: shape[0] if block in blocks else None)
+    refuse_tiles(options, lambda block, extra_options: shape[0] if block in blocks else None)
 
 
 def inversion_prompt(model: ModelPatcher, conditioning: list) -> list:
     return conditioning
 
 
-def refuse_tiles(options: dict, pictures: Callable[[Block], int | None]):
+def refuse_tiles(options: dict, pictures: Callable[[Block, dict], int | None]):
+    """`pictures` tells how many there are in the batch of a self-attention; None where that does not matter."""
     def attn1_patch(n, context, value, extra_options):
-        expected = pictures(block_address(extra_options))
+        expected = pictures(block_address(extra_options), extra_options)
         if expected is not None and not len(n) == len(context) == expected:
             raise ValueError("Another node cuts self-attention into tiles (HyperTile, MSW-MSA), and each would see only a part of the "
                              "style. Remove it from the model that is inverted and from the one that is sampled.")
@@ -131,55 +138,113 @@ def refuse_tiles(options: dict, pictures: Callable[[Block], int | None]):
     put_around(options, last=(attn1_patch,))
 
 
-def inject(options: dict, injection):
+def inject(model: ModelPatcher, options: dict, blocks: list[Block], size: tuple[int, int]):
+    """The patches ask each model call's own transformer_options what it attends to."""
     def attn1_patch(n, context, value, extra_options):
-        block = block_address(extra_options)
-        if block not in injection.plans:
+        block, call = block_address(extra_options), extra_options.get(CALL)
+        if call is None or block not in call.prepared:
             return n, context, value
-        injection.reached[block] = True
-        plan = injection.plans[block]
-        for part in plan:
-            if part.n_style is not None and (n.shape != part.n_content.shape or n.shape[-1] != part.n_style.shape[-1]):
-                raise ValueError(f"The self-attention of output block {block[1]} works on {list(n.shape)} (batch, tokens, channels), which "
-                                 f"does not fit content_features {list(part.n_content.shape)} and style_features "
-                                 f"{list(part.n_style.shape)}. Capture them with the model that samples, without nodes that shrink the "
-                                 "picture inside the UNet.")
-        if not plan:
+        call.reached[block] = True
+        shared = call.prepared[block]
+        if shared is None:
             return n, context, value
-        n, context = inputs(plan, n)
-        return n, context, context
+        for share in shared.shares:
+            check_shape(block, n, share)
+        context = keys(shared, n)
+        return queries(shared, n), context, context
+
+    def pictures(block, extra_options):
+        call = extra_options.get(CALL)
+        shared = call and call.prepared.get(block)
+        return len(shared.shares[0].content) if shared else None
 
     put_around(options, first=(attn1_patch,))
-    refuse_tiles(options, lambda block: len(injection.plans[block][-1].n_content) if injection.plans.get(block) else None)
+    refuse_tiles(options, pictures)
 
 
-def call_options(model: ModelPatcher, options: dict, kwargs: dict, injection=None) -> dict:
-    """Attention is ours where a plan has several key sets, and where another node has put its own in place of it, which is then called
-    for each of them.
+def check_shape(block: Block, n: torch.Tensor, share: Share):
+    if n.shape != share.content.shape or n.shape[-1] != share.style.shape[-1]:
+        raise ValueError(f"The self-attention of output block {block.number} works on {list(n.shape)} (batch, tokens, channels), which "
+                         f"does not fit content_features {list(share.content.shape)} and style_features "
+                         f"{list(share.style.shape)}. Capture them with the model that samples, without nodes that shrink the "
+                         "picture inside the UNet.")
+
+
+def above(options: dict) -> None:
+    """Attention that another node has put on top gets the mixed queries and the style's keys."""
+
+
+def queries(shared: Shared, n: torch.Tensor) -> torch.Tensor:
+    """What gives the queries of all parts, one after the other, in place of n (batch, tokens, channels)."""
+    own = [] if shared.own is None else [shared.own.of(n)]
+    return joined(own + [share.mixed(n) for share in shared.shares])
+
+
+def keys(shared: Shared, n: torch.Tensor) -> torch.Tensor:
+    """The same of keys and values; with a sample of the picture's own last, where temperatures are measured on it."""
+    own = [] if shared.own is None else [n]
+    return joined(own + [share.style for share in shared.shares] + ([spread(n, KEYS)] if shared.measured else []))
+
+
+def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+
+
+def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None = None) -> dict:
+    """With a `call`, attention is ours where several parts are attended, and where another node has put its own in place of it,
+    which is then called for each of them.
     """
+    if call is None:
+        return options
     replacements = options.get("patches_replace", {}).get("attn1", {})
-    ours = {}
-    for block in injection.blocks if injection else ():
-        plan = injection.plans[block] = injection.plan(block)
-        key = block if block in replacements else block[:2]
-        if plan and key in replacements:
-            # It may hand on the picture's own values, and may need the whole picture.
-            own = plan[0] if plan[0].n_style is None else KeySet(rows=torch.empty(0, dtype=torch.long))
-            plan = injection.plans[block] = [own, *(part._replace(rows=None) for part in plan if part.n_style is not None)]
-        if plan and not is_plain(plan):
-            ours[block] = attention_apart(plan, replacements.get(key), options)
-    return options | {"patches_replace": options.get("patches_replace", {}) | {"attn1": replacements | ours}} if ours else options
+    prepared, ours = {}, {}
+    for block in call.run.blocks:
+        key = block if block in replacements else (block.side, block.number)
+        shared = call.shared(block)
+        if shared and key in replacements:
+            shared = for_replacement(shared)
+        if shared and not shared.is_plain:
+            ours[block] = attention_apart(shared, replacements.get(key), options)
+        prepared[block] = shared
+    changed = {CALL: call._replace(prepared=prepared)}
+    if ours:
+        changed["patches_replace"] = options.get("patches_replace", {}) | {"attn1": replacements | ours}
+    return options | changed
 
 
-def attention_apart(plan: list[KeySet], replace: Callable | None, options: dict) -> Callable:
-    """An attn1_replace for the projected `inputs` of a plan: each set through ComfyUI's attention, or through what another node gave."""
+def for_replacement(shared: Shared) -> Shared:
+    """For what another node has put in place of attention: it may need the whole picture, and may hand on the picture's own values,
+    which are there even for nobody's queries.
+    """
+    own = shared.own or Part(rows=torch.empty(0, dtype=torch.long))
+    return Shared(own, [share._replace(part=share.part._replace(rows=None)) for share in shared.shares])
+
+
+def attention_apart(shared: Shared, replace: Callable | None, options: dict) -> Callable:
+    """An attn1_replace for projected `queries` and `keys`: each part through ComfyUI's attention, or through what another node gave."""
+    tokens = shared.shares[0].content.shape[1]
+
     def attn1_replace(q, k, v, extra_options):
+        heads = extra_options["n_heads"]
+
         def attention(q, k, v):
             if replace is not None:
                 return replace(q, k, v, extra_options)
-            return comfy_attention.optimized_attention(q, k, v, extra_options["n_heads"], attn_precision=extra_options["attn_precision"],
+            return comfy_attention.optimized_attention(q, k, v, heads, attn_precision=extra_options["attn_precision"],
                                                        transformer_options=options | extra_options)
 
-        return attend(plan, plan[-1].n_content.shape[1], extra_options["n_heads"], q, k, v, attention)
+        return attend(taken_apart(shared, tokens, heads, q, k, v), tokens, attention, v[:, :tokens] if shared.own else None)
 
     return attn1_replace
+
+
+def taken_apart(shared: Shared, tokens: int, heads: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> list[Asked]:
+    own = [] if shared.own is None else [shared.own]
+    parts = own + [share.part for share in shared.shares]
+    asked = [tokens if part.rows is None else len(part.rows) for part in parts]
+    given = [tokens for _ in own] + [share.style.shape[1] for share in shared.shares]
+    given.append(k.shape[1] - sum(given))  # the last is the sample of the picture's own
+    *k_parts, k_own = k.split(given, 1)
+    apart = list(map(Asked, parts, q.split(asked, 1), k_parts, v.split(given, 1)))
+    of_styles = [sharpened(each, k_own, heads) if share.auto else each for each, share in zip(apart[len(own):], shared.shares)]
+    return apart[:len(own)] + of_styles

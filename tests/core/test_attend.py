@@ -1,9 +1,9 @@
-"""Key sets of one attention, against the sum over whole attentions."""
+"""Shares of one attention, against the sum over whole attentions."""
 
 import pytest
 import torch
 
-from styleid_core.plan import AUTO_RANGE, KeySet, attend, inputs, parts, temperatures
+from styleid_core.attend import AUTO_RANGE, Asked, Part, Share, attend, divided, sharpened, temperatures
 
 TOKENS, CHANNELS = 12, 8
 generator = torch.Generator().manual_seed(0)
@@ -16,11 +16,15 @@ def attention(q, k, v):
     return torch.nn.functional.scaled_dot_product_attention(q, k, v)
 
 
-def planned(weights: list[torch.Tensor], attention=attention) -> torch.Tensor:
-    sets = [KeySet(), *(KeySet(n_style=style, n_content=N_CONTENT, gamma=0.3, tau=1.4) for style in STYLES)]
-    plan = [each._replace(share=part[0], rows=part[1]) for each, part in zip(sets, parts(weights)) if part]
-    queries, context = inputs(plan, N)
-    return attend(plan, TOKENS, 1, queries @ W_Q, context @ W_K, context @ W_V, attention)
+def projected(part: Part, queries: torch.Tensor, keys: torch.Tensor) -> Asked:
+    return Asked(part, queries @ W_Q, keys @ W_K, keys @ W_V)
+
+
+def shared(weights: list[torch.Tensor], attention=attention) -> torch.Tensor:
+    own, *parts = divided(weights)
+    shares = [Share(part, N_CONTENT, style, gamma=0.3, tau=1.4) for part, style in zip(parts, STYLES) if part]
+    asked = [projected(own, own.of(N), N)] if own else []
+    return attend(asked + [projected(share.part, share.mixed(N), share.style) for share in shares], TOKENS, attention)
 
 
 def summed(weights: list[torch.Tensor]) -> torch.Tensor:
@@ -45,7 +49,7 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("case", WEIGHTS)
 def test_the_sum_over_styles(case):
-    torch.testing.assert_close(planned(WEIGHTS[case]), summed(WEIGHTS[case]).expand(2, -1, -1))
+    torch.testing.assert_close(shared(WEIGHTS[case]), summed(WEIGHTS[case]).expand(2, -1, -1))
 
 
 def test_only_tokens_with_a_share_are_asked_for():
@@ -55,19 +59,18 @@ def test_only_tokens_with_a_share_are_asked_for():
         asked.append((q.shape[1], k.shape[1]))
         return attention(q, k, v)
 
-    planned([HALF, 1 - HALF], counted)
+    shared([HALF, 1 - HALF], counted)
     assert asked == [(5, 7), (TOKENS - 5, 20)]
 
 
 def test_nobody_attends_where_no_style_has_a_weight():
-    assert parts([constant(0.0), constant(0.0)]) == [None, None, None]
+    assert divided([constant(0.0), constant(0.0)]) == [None, None, None]
 
 
 def test_what_hands_the_values_on_gives_the_pictures_own():
-    """A perturbed attention (PAG), for which the picture's own keys come first."""
-    plan = [KeySet(rows=torch.empty(0, dtype=torch.long)), KeySet(n_style=STYLES[0], n_content=N_CONTENT)]
-    queries, context = inputs(plan, N)
-    assert torch.equal(attend(plan, TOKENS, 1, queries, context, context, lambda q, k, v: v), N)
+    """A perturbed attention (PAG)."""
+    style = Asked(Part(), N_CONTENT, STYLES[0], STYLES[0])
+    assert torch.equal(attend([style], TOKENS, lambda q, k, v: v, own_values=N), N)
 
 
 def test_the_temperature_that_finds_itself_levels_the_deviation_of_logits():
@@ -83,9 +86,15 @@ def test_the_temperature_that_finds_itself_levels_the_deviation_of_logits():
 
 
 def test_the_temperature_is_on_the_queries():
-    plan = [KeySet(n_style=0.4 * STYLES[1], n_content=N_CONTENT, gamma=0.3, tau=1.1, auto=True)]
-    queries, context = inputs(plan, N)
-    q, k, v = queries @ W_Q, context @ W_K, context @ W_V
-    factor = temperatures(q, N @ W_K, k[:, :20], 1).double()
-    torch.testing.assert_close(attend(plan, TOKENS, 1, q, k, v, attention), attention(factor * q, k[:, :20], v[:, :20]))
+    asked = projected(Part(), N_CONTENT, 0.4 * STYLES[1])
+    factor = temperatures(asked.q, N @ W_K, asked.k, 1).double()
+    torch.testing.assert_close(sharpened(asked, N @ W_K, 1).q, factor * asked.q)
     assert (factor > 1.2).all()
+
+
+def test_keys_of_fewer_heads_than_queries():
+    """Each head of them serves several: as if it were there for each."""
+    q, own, style = (torch.randn(2, tokens, width, generator=generator, dtype=torch.float64)
+                     for tokens, width in ((40, 32), (60, 16), (30, 16)))
+    repeated = [x.unflatten(-1, (2, 8)).repeat_interleave(2, 2).flatten(2) for x in (own, style)]
+    torch.testing.assert_close(temperatures(q, own, style, 4), temperatures(q, *repeated, 4))

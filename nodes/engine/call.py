@@ -1,0 +1,83 @@
+"""What one model call attends to."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from ...styleid_core.attend import Share, Shared
+from ...styleid_core.blocks import Block
+from ...styleid_core.features import Features, Tokens, repeat_batch
+from ...styleid_core.storage import map_tensors, restore
+from ...styleid_core.style import Style
+
+if TYPE_CHECKING:
+    from .run import Run
+
+CALL = "styleid_call"  # among transformer_options
+
+
+class Call(NamedTuple):
+    """It travels in the call's own transformer_options, which every attention of that call is given, and none of another.
+
+    run            what the calls of a sampling share
+    styles         those that are injected into it
+    sigma          at which it is made
+    device, dtype  of the model's tensors
+    batch          how many pictures it is for: whole copies of the `frames`
+    frames         which latents of the batch those are; None: all
+    position       where the pictures stand, as `Features.position`
+    features       {id of a source: {block: its features, as they are kept}}
+    reached        {block: True} of those that have asked
+    prepared       {block: what `shared` gives}, where the family needs it before the call
+    """
+    run: "Run"
+    styles: list[Style]
+    sigma: float
+    device: torch.device
+    dtype: torch.dtype
+    batch: int
+    frames: list[int] | None
+    position: int
+    features: dict[int, dict]
+    reached: dict[Block, bool]
+    prepared: dict[Block, Shared | None] = {}
+
+    def expected(self) -> set[Block]:
+        """The blocks that have to be reached."""
+        return {block for style in self.styles if style.at(self.sigma).weight for block in style.content.blocks} & set(self.run.blocks)
+
+    def shared(self, block: Block) -> Shared | None:
+        """What the queries of `block` attend to; None where no style has a weight."""
+        asked = [style for style in self.styles if block in style.content.blocks and style.at(self.sigma).weight]
+        if not asked:
+            return None
+        captured = {}  # by source: styles that are injected into one content share its features
+        for features in [each for style in asked for each in (style.content, style.features)]:
+            if id(features.source) not in captured:
+                captured[id(features.source)] = self.captured(features, block)
+        tokens = captured[id(asked[0].content.source)].shape[1]
+        own, *parts = self.run.regions.parts([(style, style.at(self.sigma).weight) for style in asked], block, tokens, self.device)
+        shares = [self.share(style, block, part, captured) for style, part in zip(asked, parts) if part is not None]
+        return Shared(own and own._replace(weight=self.for_batch(own.weight)), shares) if shares else None
+
+    def share(self, style: Style, block: Block, part, captured: dict) -> Share:
+        content, features = captured[id(style.content.source)], captured[id(style.features.source)]
+        amounts = style.at(self.sigma)
+        gamma, tau = amounts.gamma, amounts.tau
+        if self.run.compiled:  # a graph takes numbers for constants, and tensors for inputs
+            gamma, tau = torch.tensor(gamma).to(self.device, self.dtype), torch.tensor(tau, device=self.device)
+        return Share(part=part if part.weight is None else part._replace(weight=self.for_batch(part.weight)),
+                     content=content.q if isinstance(content, Tokens) else content,
+                     style=self.run.regions.kept(style, block, features), gamma=gamma, tau=tau, auto=style.auto_tau)
+
+    def captured(self, features: Features, block: Block) -> torch.Tensor | Tokens:
+        """Of the pictures of this call, where those stand."""
+        model, family = self.run.model, self.run.family
+        value = family.as_captured(restore(self.features[id(features.source)][block], self.device, self.dtype))
+        return map_tensors(self.for_batch, family.moved(model, value, self.position - features.position))
+
+    def for_batch(self, tensor: torch.Tensor) -> torch.Tensor:
+        """(batch of the latent or 1, ...) as that of the call."""
+        if self.frames is not None and len(tensor) > 1:
+            tensor = tensor[self.frames]
+        return repeat_batch(tensor, self.batch)
