@@ -101,13 +101,21 @@ async def fetch(url: str, path: str, **params) -> bytes:
         return await response.read()
 
 
+MARKER = {"number": {"class_type": "PrimitiveInt", "inputs": {"value": 1}},
+          "shown": {"class_type": "PreviewAny", "inputs": {"source": ["number", 0]}}}
+
+
 async def free(url: str):
-    """Make ComfyUI forget cached results and unload models, so that a prompt it knows runs again."""
-    async with aiohttp.ClientSession(url) as session:
-        for _ in range(2):  # after a prompt ComfyUI collects garbage, and what comes then it sees when it is woken again
-            async with session.post("/free", json={"unload_models": True, "free_memory": True}) as response:
-                response.raise_for_status()
-            await asyncio.sleep(1)
+    """Make ComfyUI forget cached results and unload models, so that a prompt it knows runs again.
+
+    It does so when its worker is next awake, which on a busy machine may be after another prompt: until then it remembers MARKER.
+    """
+    await run_prompt(url, MARKER)
+    what = {"unload_models": True, "free_memory": True}
+    async with aiohttp.ClientSession(url) as session, session.post("/free", json=what) as response:
+        response.raise_for_status()
+    while (await run_prompt(url, MARKER)).messages["execution_cached"]["nodes"]:
+        pass
 
 
 async def saved_files(url: str, run: Run) -> list[bytes]:

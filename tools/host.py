@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,8 +33,10 @@ RELEASES = {
 }
 NEWEST = next(iter(RELEASES))
 TORCH = ["torch==2.12.1", "torchvision", "torchaudio==2.11.0"]  # torchaudio 2.11.1 does not load beside this torch
+LOCK = ROOT / "tools" / "lock.txt"  # a version of everything that is installed, for all Pythons and systems: tools/lock.py
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 FREE_GB = 10
+OWN = "env-own"  # of a user's own ComfyUI, whose requirements nobody knows beforehand
 
 
 class Host(NamedTuple):
@@ -81,13 +84,13 @@ def end_as_by_ctrl_c():
 def prepare(comfyui: str | None = None, version: str = NEWEST) -> Host:
     """A Host for the user's own folder `comfyui`, or for a release that is downloaded when it is not there yet."""
     own = check_comfyui(Path(comfyui)) if comfyui else None
-    env = WORK / f"env-{'own' if own else version}"
+    env = WORK / (OWN if own else f"env-{version}")
     with locked() as lock:
         python = make_env(env, lock)
         if own:
             say(f"Using ComfyUI in {own}")
         host = Host(own or download_comfyui(version, python, lock), python)
-        install(host, env / "installed.json", lock)
+        install(host, env, lock)
     return host
 
 
@@ -157,23 +160,37 @@ def download_comfyui(version: str, python: Path, lock: IO) -> Path:
     return path
 
 
-def install(host: Host, marker: Path, lock: IO):
-    """torch, ComfyUI's requirements and what the tests need, unless `marker` tells that exactly these are there."""
-    extras = test_requirements()
-    requirements = host.comfyui / "requirements.txt"
-    wanted = json.dumps([TORCH, extras, requirements.read_text()])
+def install(host: Host, env: Path, lock: IO):
+    """torch, ComfyUI's requirements and what the tests need, unless the environment tells that exactly these are there."""
+    extras, requirements, marker = test_requirements(), (host.comfyui / "requirements.txt").read_text(), env / "installed.json"
+    pins = [] if env.name == OWN else locked_versions(requirements)
+    wanted = json.dumps([TORCH, extras, requirements, pins])
     if marker.exists() and marker.read_text() == wanted:
-        say(f"Reusing the environment in {marker.parent}")
+        say(f"Reusing the environment in {env}")
         return
     source = torch_source()
     build = "for the CPU (about 2 GB" if source else "as PyPI has it (about 5 GB"
     say(f"Installing torch {build}; minutes, by the network), ComfyUI's requirements and the test tools")
     failure = "The environment could not be installed. Check the network and the disk, then try again."
-    run([host.python, "-m", "pip", "install", "--quiet", "uv"], failure, stdin=lock)
-    uv_install = [host.python, "-m", "uv", "pip", "install", "--quiet", "--python", host.python]
+    constraints = env / "constraints.txt"
+    constraints.write_text("\n".join(pins))
+    run([host.python, "-m", "pip", "install", "--quiet", "--constraint", constraints, "uv"], failure, stdin=lock)
+    uv_install = [host.python, "-m", "uv", "pip", "install", "--quiet", "--python", host.python, "--constraint", constraints]
     run([*uv_install, *TORCH, *source], failure, stdin=lock)
-    run([*uv_install, "--requirement", requirements, *extras], failure, stdin=lock)
+    run([*uv_install, "--requirement", host.comfyui / "requirements.txt", *extras], failure, stdin=lock)
     marker.write_text(wanted)
+
+
+def package_of(requirement: str) -> str:
+    """Its name as pip compares names."""
+    return re.sub(r"[-_.]+", "-", re.match(r"\s*([\w.-]*)", requirement)[1]).lower()
+
+
+def locked_versions(requirements: str) -> list[str]:
+    """The lines of LOCK, less those of packages that a ComfyUI with these requirements pins itself, and of its own."""
+    pinned = {package_of(line) for line in requirements.splitlines() if "==" in line}
+    lines = [line for line in LOCK.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    return [line for line in lines if package_of(line) not in pinned and not package_of(line).startswith("comfyui-")]
 
 
 def torch_source() -> list[str]:

@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import importlib.metadata
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from tools import host
 
@@ -121,3 +123,35 @@ def test_the_commands_need_nothing_but_python():
     """dev.py and what it imports load without site-packages."""
     done = subprocess.run([sys.executable, "-S", "-E", "dev.py", "--help"], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 0 and "demo" in done.stdout, done.stderr
+
+
+# What is installed
+
+def lines_for_this_python() -> dict[str, str]:
+    """{package: version} of tools/lock.txt."""
+    requirements = [Requirement(line) for line in host.LOCK.read_text().splitlines() if not line.startswith("#")]
+    assert all(str(each.specifier).startswith("==") for each in requirements)
+    return {host.package_of(each.name): str(each.specifier)[2:] for each in requirements if not each.marker or each.marker.evaluate()}
+
+
+def test_every_package_here_is_as_it_was_pinned():
+    """What a clone of today installs in a year is what these tests have run with."""
+    if host.running_host().python.parent.parent.name != f"env-{host.NEWEST}":
+        pytest.skip("another environment than that of dev.py test")
+    pinned = lines_for_this_python()
+    installed = {host.package_of(each.metadata["Name"]): each.version for each in importlib.metadata.distributions()}
+    installed = {name: version.split("+")[0] for name, version in installed.items() if name not in ("pip", "setuptools")}
+    assert {name: version for name, version in installed.items() if pinned.get(name) != version} == {}
+
+
+def test_everything_that_is_asked_for_is_pinned():
+    requirements = (host.running_host().comfyui / "requirements.txt").read_text()
+    asked = [line for line in requirements.splitlines() if line and not line.startswith("#")]
+    asked += [*host.TORCH, *host.test_requirements()]
+    own = {host.package_of(line) for line in asked if "==" in line}
+    assert {host.package_of(line) for line in asked} <= lines_for_this_python().keys() | own
+
+
+def test_a_host_keeps_the_versions_that_it_pins():
+    names = {host.package_of(line) for line in host.locked_versions("comfyui_frontend.package==1.2\nnumpy==1.26\nPillow>=9")}
+    assert "pillow" in names and not names & {"numpy", "comfyui-frontend-package", "comfyui-workflow-templates-core"}

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tools.client import fetch, free
+from tools.client import MARKER, fetch, free
 from tools.host import running_host
 from tools.protocol import servers
 from tools.protocol.__main__ import main
@@ -46,7 +46,8 @@ def history(server):
 
     def read():
         entries = json.loads(asyncio.run(fetch(server.url, "/history")))
-        new = sorted((entry for id, entry in entries.items() if id not in known), key=lambda entry: entry["prompt"][0])
+        new = sorted((entry for id, entry in entries.items() if id not in known and entry["prompt"][2] != MARKER),
+                     key=lambda entry: entry["prompt"][0])
         return [tell(entry) for entry in new]
 
     return read

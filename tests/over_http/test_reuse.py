@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from tools.client import free
+from tools.client import MARKER, free
 from tools.workflow import find
 
 
@@ -36,6 +36,15 @@ def exchange(k: int, image: str):
         find(graph, "LoadImage")[k]["image"] = image
 
     return change
+
+
+def test_a_server_forgets_before_the_next_prompt_and_not_after_it(server, run):
+    """Or tests that count what runs again would count once too much, on a busy machine."""
+    graph = {id: node | {"inputs": node["inputs"] | ({"value": 2} if id == "number" else {})} for id, node in MARKER.items()}
+    for _ in range(5):
+        asyncio.run(free(server.url))
+        cached = [set(run(graph).messages["execution_cached"]["nodes"]) for _ in range(3)]
+        assert cached == [set(), set(graph), set(graph)]
 
 
 CHANGES = [(set_inputs(gamma=0.4), 0), (set_inputs(temperature=1.2), 0), (set_inputs(color_strength=0.5), 0),
