@@ -14,7 +14,8 @@ from tools.server import serve, unused_port
 
 BASE = WORK / "base"
 IMAGES = ROOT / "tools" / "demo" / "images"
-COMPANY = [f"tests/in_comfyui/test_{name}.py" for name in ("company", "frames", "guiders", "other_nodes", "packs")]
+COMPANY = [f"tests/in_comfyui/test_{name}.py" for name in ("company", "frames", "guiders", "other_nodes", "packs", "transformers_company",
+                                                        "two_gpus")]
 
 
 def host_of(options) -> Host:

@@ -269,7 +269,7 @@ def on_top(model, sparse_below: float, calls_below: bool = False):
 @pytest.mark.skipif("model_options" not in inspect.signature(ModelPatcher.prepare_state).parameters,
                     reason="this ComfyUI lets nobody change the options of a step")
 @pytest.mark.parametrize("dense_steps", [0, 2])
-def test_attention_that_calls_nothing_below_is_refused(pack, model, family, dense_steps):
+def test_attention_that_calls_nothing_below_is_refused(pack, model, family, dense_steps, record_property):
     positive = prompt(family, TOKENS)
     noise, content, sigmas = inverted(pack, model, family, CONTENT, 1)
     _, style, _ = inverted(pack, model, family, STYLE, 2)
@@ -283,9 +283,11 @@ def test_attention_that_calls_nothing_below_is_refused(pack, model, family, dens
             assert torch.equal(*(sample_custom(each, positive, sigmas, noise)["samples"] for each in (m, plain)))
     with pytest.raises(ValueError, match=r"did not reach all of the chosen blocks: .*sparse_attention stands in the place"):
         inverted(pack, on_top(model, 1000.0), family, CONTENT, 1)
+    record_property("beside", ("ComfyUI, newer", "BlockSparseAttention, by its contract", "refused where it is sparse: calls no attention "
+                                                                                       "below its own"))
 
 
-def test_blocks_that_a_cache_leaves_out_are_told(pack, caplog):
+def test_blocks_that_a_cache_leaves_out_are_told(pack, caplog, record_property):
     """Nothing stands on top, and what the cache kept was injected into: no error, as with those of model calls."""
     model, positive, calls = load_transformer("flux"), prompt("flux", TOKENS), []
     noise, content, sigmas = inverted(pack, model, "flux", CONTENT, 1)
@@ -299,6 +301,7 @@ def test_blocks_that_a_cache_leaves_out_are_told(pack, caplog):
     [m] = pack.InjectStyleKV(model=m, content_features=content, style_features=content)
     assert sample_custom(m, positive, sigmas, noise)["samples"].isfinite().all()
     assert "At 2 of these steps another node left out some of them, as caches of blocks do." in caplog.messages
+    record_property("beside", ("any", "caches of a transformer's blocks", "compose, and the log tells at how many steps"))
 
 
 @pytest.mark.parametrize("device", ["auto", "recompute"])

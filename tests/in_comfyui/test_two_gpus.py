@@ -78,11 +78,12 @@ def transfer(pack, model, inputs):
 
 @pytest.mark.parametrize("device", ["auto", "recompute"])
 @pytest.mark.parametrize("injection", [dict(), dict(inject_into="cond"), dict(weight=0.6)], ids=["both", "cond", "weight"])
-def test_two_devices_give_what_one_gives(transfer, model, split, device, injection):
+def test_two_devices_give_what_one_gives(transfer, model, split, device, injection, record_property):
     run = transfer(device)
     expected = run(model, **injection)
     for _ in range(3):
         assert relative_error(run(split, **injection), expected) < 1e-5
+    record_property("beside", ("ComfyUI", "MultiGPU CFG Split", "composes; an inversion is made on one GPU"))
 
 
 def test_threads_are_used(transfer, split):
