@@ -87,3 +87,25 @@ def test_a_preset_fills_in_its_values_and_a_change_makes_it_custom(page, object_
     page.page.evaluate(SET, ["gamma", 0.55])
     assert sampler()["preset"] == "custom" and sampler()["gamma"] == 0.55 and sampler()["blocks"] == presets[name]["blocks"]
     assert page.errors == []
+
+
+OLDER = {  # the values of nodes as graphs of 0.1.0 have them
+    "StyleIDSampler": [50, 0.75, 1.5, 1, "6-11", "official", 7, 1, "both", "auto", "auto", 0, 1],
+    "InjectStyleKV": [0.75, 1.5, "both", 0, 1]}
+
+
+@pytest.mark.parametrize(("example", "node"), [("styleid_simple", "StyleIDSampler"), ("styleid_nodes", "InjectStyleKV")])
+def test_a_graph_of_an_older_version_is_told(page, language, node, example):
+    """The page would put its values into other widgets, without a word."""
+    workflow = json.loads((ROOT / "example_workflows" / f"{example}.json").read_text(encoding="utf-8"))
+    page.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+    told = page.page.get_by_text("此工作流由其他版本制作" if language == "zh" else "this graph was made with another version")
+    assert told.count() == 0, "of this version"
+    for each in workflow["nodes"]:
+        if each["type"] == node:
+            each["widgets_values"] = OLDER[node]
+    page.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
+    told.first.wait_for(state="visible")
+    page.page.evaluate("app.extensionManager.toast.removeAll()")
+    told.first.wait_for(state="detached")
+    assert page.errors == []
