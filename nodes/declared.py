@@ -39,8 +39,8 @@ def declared(execute):
         schema = cls.define_schema()
         unknown = [name for name in named if name not in parameters.parameters]
         if unknown:
-            raise ValueError(f"{schema.display_name} has no input {unknown[0]}: the graph was made with another version "
-                             "of it. Add the node again.")
+            raise ValueError(f"There is no input {unknown[0]} in {schema.display_name}: the graph was made with another version. Add "
+                             "the node again.")
         arrived = parameters.bind(cls, *values, **named).arguments
         for each in schema.inputs:
             if arrived.get(each.id) is not None or each.id in arrived and not each.optional:

@@ -85,7 +85,7 @@ def by_method(schedule: Schedule, method: str) -> Schedule:
     if method == "ddim":
         return schedule
     if schedule.refine:
-        raise ValueError(f"refine belongs to the inversion ddim, and {method} is chosen. Set refine to 0, or take ddim.")
+        raise ValueError(f"The setting refine belongs to the inversion ddim, and {method} is chosen. Set refine to 0, or take ddim.")
     return schedule._replace(evaluated=(schedule.inversion[1:] + schedule.inversion[:-1]) / 2, method=method)
 
 

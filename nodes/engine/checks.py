@@ -165,6 +165,12 @@ def only_prompts(name: str, keys: set[str]):
                          "the style's picture in its place or an empty prompt.")
 
 
+def unused_conditioning(style_positive: list | None):
+    """Only a warning."""
+    if style_positive is not None:
+        logger.warning("The style_positive of StyleID Options is not used: the style_features are inverted already.")
+
+
 # Features
 
 def captured(whose: str, features: Features):

@@ -1,5 +1,7 @@
 """The injection into any sampling run of a MODEL, by patches and wrappers that the run owns."""
 
+from collections.abc import Callable
+
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
@@ -37,7 +39,7 @@ class SampledWith:
     def __init__(self, styles: list[Style]):
         self.styles = styles  # in no tuple, whose tensors torch.compile would take for inputs of the model
 
-    def __call__(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, *args, **kwargs):
+    def __call__(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, *args, **kwargs):
         guider, content = executor.class_obj, self.styles[0].content
         model, options = guider.model_patcher, guider.model_options
         # A copy: uni_pc writes into its sigmas, which on a CPU are those that ComfyUI keeps for the next run.
@@ -54,15 +56,23 @@ class SampledWith:
         wanted = check_run(run, latent_image, sampler, sigmas, denoise_mask is not None)
         run.family.inject(model, options["transformer_options"], run.blocks, content.size)
         add_wrapper_with_key(run.family.WRAPPED, KEY, run.model_call, options, is_model_options=True)
+        if callback is not None and denoise_mask is not None:
+            callback = showing(callback, denoise_mask, content, model)
         with own_graphs(options, options["transformer_options"]["wrappers"]) as run.execute:
             run.compiled = run.execute is not call
-            output = executor(noise, latent_image, sampler, sigmas, None, *args, **kwargs)
+            output = executor(noise, latent_image, sampler, sigmas, None, callback, *args, **kwargs)
         run.finish()
         checks.prediction(output)
         if wanted:
             checks.some_injected(run.tally.blocks, len(run.tally.steps), len(sigmas), [style.inject_into for style in self.styles])
         run.tally.tell(len(self.styles))
         return output if denoise_mask is None else masked(denoise_mask, output, content, float(sigmas[-1]))
+
+
+def showing(callback: Callable, mask: torch.Tensor, content: Features, model: ModelPatcher) -> Callable:
+    """A sampler's callback that sees the picture of each step as it will be in the end."""
+    original = model.get_model_object("latent_format").process_in(content.latent)
+    return lambda step, x0, x, total: callback(step, keep_outside(mask, x0, original), x, total)
 
 
 def masked(mask: torch.Tensor, output: torch.Tensor, content: Features, sigma: float) -> torch.Tensor:
@@ -136,8 +146,8 @@ def inject_captured(model: ModelPatcher, blocks: str, style: Style) -> ModelPatc
 def place_styles(model: ModelPatcher, positions: Positions) -> ModelPatcher:
     """A clone of MODEL that sees styles so; ValueError for one that has no positions to change."""
     if family_of(model).embedding(model) is None:
-        raise ValueError("StyleID Positions changes the rotary positions of a transformer (Flux, Qwen-Image, Z-Image, Krea 2), "
-                         f"and a {type(model.model.diffusion_model).__name__} has none. Remove or bypass the node.")
+        raise ValueError("This node changes the rotary positions of a transformer (Flux, Qwen-Image, Z-Image, Krea 2), and a "
+                         f"{type(model.model.diffusion_model).__name__} has none. Remove or bypass StyleID Positions.")
     m = model.clone()
     m.model_options["transformer_options"][POSITIONS] = positions
     return m

@@ -73,8 +73,9 @@ class Run:
         features = self.features_at(sigma, styles, executor, x.device, options)
         made = Call(self, styles, sigma, x.device, self.model.model.get_dtype_inference(), len(x), frames,
                     self.family.position(self.model, arguments, kwargs), features, {})
+        options = self.family.for_call(self.model, options, kwargs, made)
         try:
-            output = self.execute(executor, *arguments, self.family.for_call(self.model, options, kwargs, made), **kwargs)
+            output = self.execute(executor, *arguments, options, **kwargs)
         finally:
             for each in features.values():
                 if isinstance(each, Companion):

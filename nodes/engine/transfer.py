@@ -77,7 +77,9 @@ def to_invert(model: ModelPatcher, pictures: Pictures, positive: list, options: 
     checks.unused_mask(pictures.style, "style")
     name, inverted_with = inversion_prompt(positive, options)
     style_positive = options.style_positive
-    if style_positive is None and pictures.style_features is None:
+    if pictures.style_features is not None:
+        checks.unused_conditioning(style_positive)
+    elif style_positive is None:
         style_positive = for_style(name, inverted_with, z_content, z_style)
     return ToInvert(z_content, inverted_with), ToInvert(z_style, style_positive)
 

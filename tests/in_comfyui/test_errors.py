@@ -388,7 +388,7 @@ def test_a_link_that_brings_another_value(pack, wired, calls, node, name, value,
 
 def test_an_input_of_an_older_version(pack, inputs, case):
     """As a link of a graph of 0.1.0 brings it."""
-    with pytest.raises(ValueError, match="StyleID Sampler has no input negative: the graph was made with another version"):
+    with pytest.raises(ValueError, match="There is no input negative in StyleID Sampler: the graph was made with another version"):
         pack.StyleIDSampler(**inputs, negative=case.positive)
 
 

@@ -6,6 +6,8 @@ import comfy.model_management
 import pytest
 import torch
 from cases import relative_error, with_steps
+from comfy.samplers import sampler_object
+from comfy_extras.nodes_custom_sampler import SamplerCustom
 
 import nodes
 from styleid_core.storage import size
@@ -167,6 +169,17 @@ def test_a_mask_over_a_sampling_in_parts(masked, case, schedule, settings, cuts)
     assert relative_error(latent["samples"], sample_custom(m, case.positive, sigmas, noise)["samples"]) < 1e-5
     right = case.content["samples"].shape[-1] // 2
     assert torch.equal(latent["samples"][..., right:], case.content["samples"][..., right:])
+
+
+def test_a_mask_in_what_a_sampling_shows_on_the_way(masked, case):
+    """In previews, and in the second output of SamplerCustom: the content's own outside of the mask."""
+    m, noise, sigmas = masked("ddim")
+    result = SamplerCustom.execute(m, False, 0, 1.0, case.positive, case.positive, sampler_object("euler"), sigmas[:4], noise).result
+    unmasked = SamplerCustom.execute(m, False, 0, 1.0, case.positive, case.positive, sampler_object("euler"), sigmas[:4],
+                                     {"samples": noise["samples"]}).result
+    half = case.content["samples"].shape[-1] // 2
+    torch.testing.assert_close(result[1]["samples"][..., half:], case.content["samples"][..., half:])
+    torch.testing.assert_close(result[1]["samples"][..., :half], unmasked[1]["samples"][..., :half])
 
 
 def test_a_mask_over_two_ksamplers(masked, case):

@@ -96,7 +96,7 @@ def test_the_same_place_and_frequencies_change_no_bit(pack, model, family):
 @pytest.mark.parametrize(("load", "name"), [(lambda: load_transformer("sd35"), "OpenAISignatureMMDITWrapper"),
                                             (load_unet, "UNetModel")])
 def test_models_without_such_positions_are_refused(pack, load, name):
-    with pytest.raises(ValueError, match=f"rotary positions of a transformer .*, and a {name} has none. Remove or bypass the node"):
+    with pytest.raises(ValueError, match=f"rotary positions of a transformer .*, and a {name} has none. Remove or bypass"):
         pack.StyleIDPositions(model=load())
 
 

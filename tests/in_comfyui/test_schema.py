@@ -47,7 +47,7 @@ def schema(request, pack):
 
 
 def test_inputs_and_outputs(schema):
-    assert {i.id: getattr(i, "default", None) for i in schema.inputs} == INPUTS[schema.node_id]
+    assert [(i.id, getattr(i, "default", None)) for i in schema.inputs] == list(INPUTS[schema.node_id].items()), "in this order"
     assert [o.io_type for o in schema.outputs] == OUTPUTS[schema.node_id]
 
 
