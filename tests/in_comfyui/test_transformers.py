@@ -1,5 +1,6 @@
 """StyleID in transformers that attend to picture and prompt in one sequence: small seeded ones of every family that ComfyUI knows."""
 
+import json
 import threading
 import weakref
 
@@ -9,10 +10,13 @@ import folder_paths
 import pytest
 import torch
 from cases import free_memory, relative_error
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sequences import CONTENT, KNOWN, ODD, ORDER, SETTINGS, STEPS, STYLE, TOKENS, captured_in_sampling, inverted, picture_of
 
 from nodes import KSamplerAdvanced
 from styleid_core.storage import size
+from styleid_core.style_file import checksum
 from tools.demo.transfer import sample_custom
 from tools.miniature.transformers import SMALL, latent, load_transformer, prompt
 from tools.pack import stylize
@@ -161,8 +165,25 @@ def test_a_style_from_a_file(pack, model, family, tmp_path, monkeypatch):
     read_noise, read, _ = pack.LoadStyleIDFeatures(file=saved.name)
     assert torch.equal(read_noise["samples"], style_noise["samples"])
     inputs = dict(model=model, content=latent(family, CONTENT, 1), positive=prompt(family, TOKENS), steps=STEPS)
-    assert torch.equal(stylize(pack, style=read_noise, style_features=read, **inputs)["samples"],
-                       stylize(pack, style=latent(family, STYLE, 2), **inputs)["samples"])
+    result = stylize(pack, style=read_noise, style_features=read, **inputs)["samples"]
+    assert torch.equal(result, stylize(pack, style=latent(family, STYLE, 2), **inputs)["samples"])
+    as_version_1(saved)
+    _, read, _ = pack.LoadStyleIDFeatures(file=saved.name)
+    assert torch.equal(stylize(pack, style=read_noise, style_features=read, **inputs)["samples"], result)
+
+
+def as_version_1(path):
+    """A file as 0.2.0 first wrote it: queries, keys and values side by side, settings as texts."""
+    with safe_open(path, "pt") as file:
+        header = json.loads(file.metadata()["header"])
+        tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+    for name in [name.removesuffix(".q") for name in tensors if name.endswith(".q")]:
+        tensors[name] = torch.cat([tensors.pop(f"{name}.{part}") for part in "qkv"], -1)
+    origin = header["origin"]
+    settings = {name: str(value) for name, value in origin.pop("settings").items()}
+    header |= {"format": 1, "place": header.pop("position"), "origin": origin | settings | {"inversion": settings.pop("method")}}
+    text, tensors = json.dumps(header), dict(sorted(tensors.items()))
+    save_file(tensors, path, {"header": text, "checksum": checksum(text, tensors, lambda: None)})
 
 
 def test_masks(pack, model, family):
