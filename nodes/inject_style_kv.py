@@ -49,6 +49,7 @@ class InjectStyleKV(io.ComfyNode):
                 blocks="auto", inject_into="both", start_percent=0.0, end_percent=1.0, auto_temperature=False,
                 gamma_curve=None, temperature_curve=None, weight_curve=None) -> io.NodeOutput:
         return io.NodeOutput(inject_captured(model, blocks, Style(
-            content_features, style_features, gamma, temperature, inject_into, start_percent, end_percent, weight, mask, style_mask,
-            auto_temperature, curve_of("gamma_curve", gamma_curve), curve_of("temperature_curve", temperature_curve),
-            curve_of("weight_curve", weight_curve))))
+            content=content_features, features=style_features, gamma=gamma, tau=temperature, inject_into=inject_into,
+            start=start_percent, end=end_percent, weight=weight, mask=mask, style_mask=style_mask, auto_tau=auto_temperature,
+            gamma_curve=curve_of("gamma_curve", gamma_curve), tau_curve=curve_of("temperature_curve", temperature_curve),
+            weight_curve=curve_of("weight_curve", weight_curve))))

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from ...styleid_core.attend import Share, Shared
+from ...styleid_core.attend import Part, Share, Shared
 from ...styleid_core.blocks import Block
 from ...styleid_core.features import Features, Tokens, repeat_batch
 from ...styleid_core.storage import map_tensors, restore
 from ...styleid_core.style import Style
+from .lockstep import Companion
 
 if TYPE_CHECKING:
     from .run import Run
@@ -42,6 +43,12 @@ class Call(NamedTuple):
     reached: dict[Block, bool]
     prepared: dict[Block, Shared | None] = {}
 
+    def close(self):
+        """Ends what computes features beside this call."""
+        for each in self.features.values():
+            if isinstance(each, Companion):
+                each.close()
+
     def expected(self) -> set[Block]:
         """The blocks that have to be reached."""
         return {block for style in self.styles if style.at(self.sigma).weight for block in style.content.blocks} & set(self.run.blocks)
@@ -58,17 +65,19 @@ class Call(NamedTuple):
         tokens = captured[id(asked[0].content.source)].shape[1]
         own, *parts = self.run.regions.parts([(style, style.at(self.sigma).weight) for style in asked], block, tokens, self.device)
         shares = [self.share(style, block, part, captured) for style, part in zip(asked, parts) if part is not None]
-        return Shared(own and own._replace(weight=self.for_batch(own.weight)), shares) if shares else None
+        return Shared(own and self.part(own), shares) if shares else None
 
-    def share(self, style: Style, block: Block, part, captured: dict) -> Share:
+    def share(self, style: Style, block: Block, part: Part, captured: dict) -> Share:
         content, features = captured[id(style.content.source)], captured[id(style.features.source)]
         amounts = style.at(self.sigma)
         gamma, tau = amounts.gamma, amounts.tau
         if self.run.compiled:  # a graph takes numbers for constants, and tensors for inputs
             gamma, tau = torch.tensor(gamma).to(self.device, self.dtype), torch.tensor(tau, device=self.device)
-        return Share(part=part if part.weight is None else part._replace(weight=self.for_batch(part.weight)),
-                     content=content.q if isinstance(content, Tokens) else content,
+        return Share(part=self.part(part), content=content.q if isinstance(content, Tokens) else content,
                      style=self.run.regions.kept(style, block, features), gamma=gamma, tau=tau, auto=style.auto_tau)
+
+    def part(self, part: Part) -> Part:
+        return part if part.weight is None else part._replace(weight=self.for_batch(part.weight))
 
     def captured(self, features: Features, block: Block) -> torch.Tensor | Tokens:
         """Of the pictures of this call, where those stand."""

@@ -12,25 +12,25 @@ COMPILE = "torch.compile"  # key of the wrapper that ComfyUI's TorchCompileModel
 KWARGS = "torch_compile_kwargs"  # among model_options: how it compiles
 
 
-def call(executor, *args, **kwargs):
+def execute(executor, *args, **kwargs):
     return executor(*args, **kwargs)
 
 
 @contextmanager
 def own_graphs(model_options: dict, wrappers: dict) -> Iterator[Callable]:
-    """What makes the model calls of one run: `call`, or `call` compiled as TorchCompileModel asks for in the run's own `wrappers`.
+    """What makes the model calls of one run: `execute`, or that compiled as TorchCompileModel asks for in the run's own `wrappers`.
 
     That node's graphs do not look at patches, so that a run would go on with those of the last. These do, and the next run finds them
     again, also with another gamma. Models compiled in any other way are run uncompiled.
     """
     if wrappers.get(WrappersMP.APPLY_MODEL, {}).pop(COMPILE, None) is None:
         with uncompiled():
-            yield call
+            yield execute
     else:
         kwargs = model_options[KWARGS]
         options = {name: value for name, value in (kwargs["options"] or {}).items() if name != "guard_filter_fn"}
         backend = apart(kwargs["backend"], kwargs["mode"], tuple(options.items()), kwargs["dynamic"])
-        yield torch.compile(call, backend=backend, fullgraph=kwargs["fullgraph"], dynamic=kwargs["dynamic"])
+        yield torch.compile(execute, backend=backend, fullgraph=kwargs["fullgraph"], dynamic=kwargs["dynamic"])
 
 
 @cache

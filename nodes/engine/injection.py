@@ -11,7 +11,7 @@ from ...styleid_core.features import Features, nearest_step, only_blocks, reache
 from ...styleid_core.style import Style
 from . import KEY, checks, logger
 from .company import sides_of
-from .compilation import call, own_graphs
+from .compilation import execute, own_graphs
 from .families import family_of
 from .families.positions import POSITIONS, Positions
 from .run import Run, sigma_range
@@ -59,7 +59,7 @@ class SampledWith:
         if callback is not None and denoise_mask is not None:
             callback = showing(callback, denoise_mask, content, model)
         with own_graphs(options, options["transformer_options"]["wrappers"]) as run.execute:
-            run.compiled = run.execute is not call
+            run.compiled = run.execute is not execute
             output = executor(noise, latent_image, sampler, sigmas, None, callback, *args, **kwargs)
         run.finish()
         checks.prediction(output)

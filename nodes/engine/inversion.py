@@ -23,7 +23,7 @@ from ...styleid_core.schedules import (
 from ...styleid_core.settings import InversionSettings
 from . import checks, logger
 from .capture import requested_capture
-from .compilation import call, own_graphs
+from .compilation import execute, own_graphs
 from .families import family_of
 from .memory import fits_in_one_batch, make_room
 from .origin import origin_of
@@ -93,7 +93,7 @@ def invert(model: ModelPatcher, positive: list, latents: list[torch.Tensor], sch
     m, recorder = record(model, latents, make_room(model, requested_capture(model), list(samples.shape), steps), rounds)
     guider = Guidance(m, recorder.family.inversion_prompt(model, positive))
     start = carried(model, samples, torch.zeros(()), schedule.inversion[0])
-    with own_graphs(m.model_options, m.wrappers) if recorder.request.blocks else nullcontext(call) as recorder.call:
+    with own_graphs(m.model_options, m.wrappers) if recorder.request.blocks else nullcontext(execute) as recorder.execute:
         x = run_sampler(guider, start, inverter(model, schedule), schedule.inversion, callback)
     noise = carried(model, x, schedule.inversion[-1], schedule.sampling[0])
     return list(map(Inverted, noise.split([len(latent) for latent in latents]), recorder.features(steps)))

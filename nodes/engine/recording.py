@@ -16,7 +16,7 @@ from ...styleid_core.storage import map_tensors, store
 from . import KEY
 from .capture import CAPTURE, RECOMPUTE, CaptureRequest, requested_capture
 from .company import MULTIGPU, STEP_CACHES, hook_references
-from .compilation import call
+from .compilation import execute
 from .families import family_of
 from .memory import RAM, keeper
 from .sources import ModelCall, Recomputed
@@ -54,7 +54,7 @@ class Recorder:
         self.rounds, self.left = rounds, 0  # how often each step asks again, and how often the one at hand still will
         self.sigmas: list[float] = []
         self.position = 0  # of the pictures
-        self.call = call  # or compiled
+        self.execute = execute  # or compiled
         self.seen: dict[Block, torch.Tensor] = {}  # in the model call at hand
 
     def model_call(self, executor, x, *arguments, **kwargs):
@@ -73,7 +73,7 @@ class Recorder:
         self.position = self.family.position(self.patcher(), arguments, kwargs)
         if not self.left and self.request.device == RECOMPUTE:
             self.keep_call(arguments, kwargs, transformer_options)
-        output = self.call(executor, *arguments, self.family.for_call(self.patcher(), transformer_options, kwargs), **kwargs)
+        output = self.execute(executor, *arguments, self.family.for_call(self.patcher(), transformer_options, kwargs), **kwargs)
         if not self.left and self.request.device != RECOMPUTE:
             self.keep_features(self.family.above(transformer_options))
         return output
@@ -96,7 +96,7 @@ class Recorder:
             raise ValueError(f"The inversion did not reach all of the chosen blocks: {by}. Remove it from the model that is inverted, or "
                              "update ComfyUI.")
         # What is compiled into CUDA graphs, the next call would write its own features into.
-        seen = self.seen if self.call is call else map_tensors(torch.clone, self.seen)
+        seen = self.seen if self.execute is execute else map_tensors(torch.clone, self.seen)
         for each in self.pictures:
             own = seen if len(self.pictures) == 1 else map_tensors(lambda tensor, each=each: tensor[each.part], seen)
             each.source.steps.append([store(own[block], self.request.dtype, each.keep) for block in self.request.blocks])

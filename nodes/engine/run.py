@@ -1,24 +1,19 @@
 """What the model calls of one injected sampling share."""
 
-import threading
-from functools import partial
 from uuid import UUID
 
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...styleid_core.features import Features, Reader
 from ...styleid_core.storage import map_tensors
 from ...styleid_core.style import INJECT_INTO, Style
 from . import checks
 from .call import Call
-from .company import frames_of, patcher_of
-from .compilation import call
+from .company import frames_of
+from .compilation import execute
 from .families import family_of
-from .lockstep import Companion
-from .memory import fits_in_one_batch
 from .regions import Regions
-from .sources import Recomputed, call_at, patched, replay, replay_all
+from .sources import Sources
 from .tally import Tally
 
 
@@ -32,13 +27,10 @@ class Run:
         captured = {block for style in styles for block in style.content.blocks}
         self.blocks = [block for block in self.family.blocks(model) if block in captured]
         self.regions = Regions(model, self.family, self.blocks)
+        self.sources = Sources(model, self.blocks)
         self.tally = Tally()
-        self.compiled = False
-        self.execute = call  # what makes model calls: as they are, or compiled
-        self.locks: dict[torch.device, threading.Lock] = {}  # of what a device has read
-        self.readers: dict[tuple, Reader] = {}  # of kept features, by their source and the device that they are read to
-        self.read: dict[torch.device, tuple] = {}  # the last sigma of each device, and {id of a source: its features}
-        self.conditions: dict[torch.device, list[torch.Tensor]] = {}
+        self.conditions: dict[torch.device, list[torch.Tensor]] = {}  # see `holds`
+        self.execute, self.compiled = execute, False
 
     def model_call(self, executor, x, *arguments, **kwargs):
         """The wrapper of each call of the model."""
@@ -70,17 +62,16 @@ class Run:
             return self.execute(executor, *arguments, options, **kwargs)
         x, frames = arguments[0], frames_of(options, self.batch)
         self.check(x, styles, frames, options)
-        features = self.features_at(sigma, styles, executor, x.device, options)
-        made = Call(self, styles, sigma, x.device, self.model.model.get_dtype_inference(), len(x), frames,
-                    self.family.position(self.model, arguments, kwargs), features, {})
-        options = self.family.for_call(self.model, options, kwargs, made)
+        wanted = [features for style in styles for features in (style.content, style.features)]
+        call = Call(run=self, styles=styles, sigma=sigma, device=x.device, dtype=self.model.model.get_dtype_inference(),
+                    batch=len(x), frames=frames, position=self.family.position(self.model, arguments, kwargs),
+                    features=self.sources.at(sigma, wanted, executor, x.device, options), reached={})
         try:
+            options = self.family.for_call(self.model, options, kwargs, call)
             output = self.execute(executor, *arguments, options, **kwargs)
         finally:
-            for each in features.values():
-                if isinstance(each, Companion):
-                    each.close()
-        self.tally.add(sigma, made.expected(), set(made.reached), self.family.above(options))
+            call.close()
+        self.tally.add(sigma, call.expected(), set(call.reached), self.family.above(options))
         return output
 
     def check(self, x: torch.Tensor, styles: list[Style], frames: list[int] | None, options: dict):
@@ -88,31 +79,6 @@ class Run:
         batches = [len(each) for style in styles for each in (style.content.latent, style.features.latent, style.mask) if each is not None]
         if max(batches) > 1:
             checks.whole_batch(len(x), len(options["cond_or_uncond"]), self.batch if frames is None else len(frames))
-
-    def features_at(self, sigma: float, styles: list[Style], executor, device: torch.device, options: dict) -> dict[int, dict]:
-        """{id of a source: its features} of all that the styles need. Those that are recomputed block by block are for one call."""
-        wanted = {id(each.source): each for style in styles for each in (style.content, style.features)}
-        with self.locks.setdefault(device, threading.Lock()):
-            last, known = self.read.get(device, (None, {}))
-            if sigma != last:
-                known = {}
-                self.read[device] = sigma, known  # frees one step before the next takes memory
-            missing = {key: each for key, each in wanted.items() if key not in known}
-            kept = {key: each for key, each in missing.items() if not isinstance(each.source, Recomputed)}
-            known |= {key: self.reader(each, device).read(sigma) for key, each in kept.items()}
-            patcher = patcher_of(self.model, options)
-            calls = {key: call_at(each, sigma, patcher) for key, each in missing.items() if key not in kept}
-            again = partial(replay, executor, model=self.model, blocks=self.blocks, device=device, options=options)
-            if self.family.IN_LOCKSTEP and not any(map(patched, calls.values())):
-                return known | {key: Companion(partial(again, each), device) for key, each in calls.items()}
-            known |= replay_all(calls, again, partial(fits_in_one_batch, self.model))
-            return dict(known)
-
-    def reader(self, features: Features, device: torch.device) -> Reader:
-        key = id(features.source), device
-        if key not in self.readers:
-            self.readers[key] = Reader(features, device)
-        return self.readers[key]
 
     def sigma_of(self, options: dict) -> float:
         """Of a model call, with what the last one left to be seen: the host waits for its device only once."""

@@ -1,7 +1,9 @@
 """Where the features of a step come from in a sampling run: kept, in memory or in a file, or computed again from the inversion's calls."""
 
+import threading
 import weakref
 from collections.abc import Callable
+from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -9,11 +11,13 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...styleid_core.blocks import Block
-from ...styleid_core.features import Features, nearest_step
+from ...styleid_core.features import Features, Reader, nearest_step
 from ...styleid_core.storage import map_tensors
 from . import checks
-from .company import hook_references
+from .company import hook_references, patcher_of
 from .families import family_of
+from .lockstep import Companion
+from .memory import fits_in_one_batch
 from .origin import fingerprint, same_weights
 
 
@@ -56,6 +60,50 @@ def check_source(name: str, features: Features, model: ModelPatcher):
         checks.other_weights(name)
 
 
+class Read(NamedTuple):
+    """What one device has at a sigma: {id of a source: {block: its features, as they are kept}}."""
+    sigma: float
+    features: dict[int, dict]
+
+
+class Sources:
+    """Owned by one sampling run of MODEL: brings features of `blocks` to the devices that its calls are made on, two at a time perhaps."""
+
+    def __init__(self, model: ModelPatcher, blocks: list[Block]):
+        self.model, self.blocks, self.family = model, blocks, family_of(model)
+        self.locks: dict[torch.device, threading.Lock] = {}
+        self.readers: dict[tuple[int, torch.device], Reader] = {}
+        self.last: dict[torch.device, Read] = {}
+
+    def at(self, sigma: float, wanted: list[Features], executor, device: torch.device, options: dict) -> dict[int, dict]:
+        """{id of a source: {block: its features, as they are kept}}, for a model call on `device` that `executor` makes with these
+        transformer_options.
+
+        What is recomputed block by block is for this call alone: the caller closes each `Companion`.
+        """
+        with self.locks.setdefault(device, threading.Lock()):
+            last = self.last.get(device)
+            if last is None or last.sigma != sigma:
+                last = self.last[device] = Read(sigma, {})  # frees one step before the next takes memory
+            missing = {id(each.source): each for each in wanted if id(each.source) not in last.features}
+            kept = {key: each for key, each in missing.items() if not isinstance(each.source, Recomputed)}
+            last.features.update({key: self.reader(each, device).read(sigma) for key, each in kept.items()})
+
+            patcher = patcher_of(self.model, options)
+            calls = {key: call_at(each, sigma, patcher) for key, each in missing.items() if key not in kept}
+            again = partial(replay, executor, model=self.model, blocks=self.blocks, device=device, options=options)
+            if self.family.IN_LOCKSTEP and not any(map(patched, calls.values())):
+                return last.features | {key: Companion(partial(again, each), device) for key, each in calls.items()}
+            last.features.update(replay_all(calls, again, partial(fits_in_one_batch, self.model)))
+            return last.features.copy()
+
+    def reader(self, features: Features, device: torch.device) -> Reader:
+        key = id(features.source), device
+        if key not in self.readers:
+            self.readers[key] = Reader(features, device)
+        return self.readers[key]
+
+
 def call_at(features: Features, sigma: float, patcher: ModelPatcher) -> ModelCall:
     """What computes recomputed features at the step nearest to `sigma`; ValueError where `patcher` has other LoRA hooks now."""
     call = features.source.calls[nearest_step(features, sigma)]
@@ -83,25 +131,6 @@ def patched(call: ModelCall) -> bool:
     return any(any(call.options.get(kind, {}).values()) for kind in ("patches", "patches_replace"))
 
 
-def joined(calls: list[ModelCall]) -> ModelCall | None:
-    """All calls as one batch, or None for calls that differ in more than their images and prompts."""
-    first, *others = calls
-    if any(call.kwargs or not like(call, first) for call in calls):
-        return None
-    columns = zip(*(call.arguments for call in calls))
-    return first._replace(arguments=[torch.cat(column) if isinstance(column[0], torch.Tensor) else None for column in columns])
-
-
-def like(call: ModelCall, other: ModelCall) -> bool:
-    """Whether all arguments are tensors or None, of one shape for each picture, under the same patches."""
-    def shapes(call):
-        return [each.shape[1:] if isinstance(each, torch.Tensor) else each for each in call.arguments]
-
-    plain = all(each is None or isinstance(each, torch.Tensor) for each in call.arguments)
-    return plain and shapes(call) == shapes(other) and all(
-        call.options.get(name) == other.options.get(name) for name in ("patches", "patches_replace"))
-
-
 def replay_all(calls: dict[int, ModelCall], replay: Callable[[ModelCall], dict], fits: Callable[[list[int]], bool]) -> dict[int, dict]:
     """What `replay` gives for each of the calls, which are made in one batch where they can be and `fits(shape of x)`."""
     together = joined(list(calls.values())) if len(calls) > 1 else None
@@ -117,3 +146,23 @@ def replay_all(calls: dict[int, ModelCall], replay: Callable[[ModelCall], dict],
 def pictures(features: dict, start: int, end: int) -> dict:
     """Those from `start` to `end` of the batch, of {block: its features}."""
     return map_tensors(lambda tensor: tensor[start:end], features)
+
+
+def joined(calls: list[ModelCall]) -> ModelCall | None:
+    """All calls as one batch, or None for calls that differ in more than their images and prompts."""
+    first, *others = calls
+    if not all(map(is_plain, calls)) or any(frame_of(call) != frame_of(first) for call in others):
+        return None
+    columns = zip(*(call.arguments for call in calls))
+    return first._replace(arguments=[None if column[0] is None else torch.cat(column) for column in columns])
+
+
+def is_plain(call: ModelCall) -> bool:
+    """Whether it has nothing but tensors of one for each picture."""
+    return not call.kwargs and all(each is None or isinstance(each, torch.Tensor) for each in call.arguments)
+
+
+def frame_of(call: ModelCall) -> list:
+    """What plain calls have in common that can be made in one batch: shapes for each picture, and patches."""
+    shapes = [each if each is None else each.shape[1:] for each in call.arguments]
+    return [*shapes, call.options.get("patches"), call.options.get("patches_replace")]

@@ -57,10 +57,12 @@ def stylize(model: ModelPatcher, pictures: Pictures, positive: list, settings: I
     inverted_content, inverted_style = (found or next(made) for found in known)
 
     start = adain(inverted_content.noise, inverted_style.noise, look.color_strength)
-    sampled = inject_style(model, Style(
-        inverted_content.features, inverted_style.features, look.gamma, look.temperature, options.inject_into,
-        options.start_percent, options.end_percent, auto_tau=options.auto_temperature, gamma_curve=options.gamma_curve,
-        tau_curve=options.temperature_curve)) if inversions.request.blocks else model
+    sampled = model
+    if inversions.request.blocks:
+        sampled = inject_style(model, Style(
+            content=inverted_content.features, features=inverted_style.features, gamma=look.gamma, tau=look.temperature,
+            inject_into=options.inject_into, start=options.start_percent, end=options.end_percent,
+            auto_tau=options.auto_temperature, gamma_curve=options.gamma_curve, tau_curve=options.temperature_curve))
     guider = Guidance(sampled, positive, options.negative, options.cfg, path_of(model).sigma(options.cfg_max_sigma))
     x = run_sampler(guider, start, sampler_of(settings.method), sampling, on_sampling)
     result = carried(model, x, sampling[-1], torch.zeros(()))
