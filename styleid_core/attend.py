@@ -5,7 +5,7 @@
 
 for each query token of the picture, where s.k and s.v are the keys and values of one style alone. One style that has all of every
 token is StyleID (Chung et al., arXiv 2312.09008, eq. 4-7). A UNet mixes and attends at the input of its projections, see
-`attention`: the queries of all parts go through them one after the other, as do their keys, and are taken apart again.
+`attention`: the queries of all parts go through them one after the other, as do their keys, and are split again.
 """
 
 from collections.abc import Callable
@@ -25,15 +25,15 @@ QUERIES, KEYS = 64, 256  # it is measured on about so many
 class Part(NamedTuple):
     """Of the picture's output.
 
-    weight  (batch or 1, tokens, 1) of each token's; None: all of every token
-    rows    indices of the tokens that have one; None: all tokens
+    weight   (batch or 1, tokens, 1) of each token's; None: all of every token
+    indices  of the tokens that have one; None: all tokens
     """
     weight: Tensor | None = None
-    rows: Tensor | None = None
+    indices: Tensor | None = None
 
     def of(self, tokens: Tensor) -> Tensor:
         """Those of `tokens` (batch, tokens, channels) that have a weight."""
-        return tokens if self.rows is None else tokens[:, self.rows]
+        return tokens if self.indices is None else tokens[:, self.indices]
 
 
 class Share(NamedTuple):
@@ -86,8 +86,8 @@ def divided(weights: list[Tensor]) -> list[Part | None]:
     total = sum(weights)
     parts = []
     for weight in [(1 - total).clamp(min=0), *(weight / total.clamp(min=1) for weight in weights)]:
-        rows = (weight > LEAST_WEIGHT).any(0).flatten().nonzero().flatten()
-        parts.append(Part(weight, None if len(rows) == weight.shape[1] else rows) if len(rows) else None)
+        indices = (weight > LEAST_WEIGHT).any(0).flatten().nonzero().flatten()
+        parts.append(Part(weight, None if len(indices) == weight.shape[1] else indices) if len(indices) else None)
     return parts if any(parts[1:]) else [None] * len(parts)
 
 
@@ -114,12 +114,12 @@ def attend(asked: list[Asked], tokens: int, attention: Callable[[Tensor, Tensor,
             attended = part.of(own_values)
         if part.weight is not None:
             attended = attended * part.of(part.weight).to(attended)
-        if part.rows is None:
+        if part.indices is None:
             out = attended if out is None else out + attended
         else:
             if out is None:
                 out = attended.new_zeros(len(attended), tokens, attended.shape[-1])
-            out = out.index_add_(1, part.rows, attended)
+            out = out.index_add_(1, part.indices, attended)
     return out
 
 

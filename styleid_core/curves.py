@@ -4,7 +4,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable
 
-Curve = Callable[[float], float]  # of the place in the sampling, 0 (pure noise) to 1 (the picture)
+Curve = Callable[[float], float]  # of the progress of the sampling, 0 (pure noise) to 1 (the picture)
 
 SHAPES: dict[str, Curve] = {
     "linear": lambda p: p,

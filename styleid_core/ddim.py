@@ -23,7 +23,8 @@ def sample_ddim(model, x, sigmas, extra_args=None, callback=None, disable=None):
     return x
 
 
-def sample_ddim_inversion(model, x, sigmas, extra_args=None, callback=None, disable=None, *, evaluated, path, refine=()):
+def sample_ddim_inversion(model, x, sigmas, extra_args=None, callback=None, disable=None, *,  # noqa: PLR0913  k-diffusion's
+                          evaluated, path, refine=()):
     """DDIM inversion from x at sigmas[0] up to sigmas[-1]; sigmas (N + 1,) ascending.
 
     Step i evaluates the model at evaluated[i] (N,), with z unchanged along `path`: see `Schedule` and `paths`. With `refine`, a `Refine`

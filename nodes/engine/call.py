@@ -55,16 +55,16 @@ class Call(NamedTuple):
 
     def shared(self, block: Block) -> Shared | None:
         """What the queries of `block` attend to; None where no style has a weight."""
-        asked = [style for style in self.styles if block in style.content.blocks and style.at(self.sigma).weight]
-        if not asked:
+        weighted = [style for style in self.styles if block in style.content.blocks and style.at(self.sigma).weight]
+        if not weighted:
             return None
         captured = {}  # by source: styles that are injected into one content share its features
-        for features in [each for style in asked for each in (style.content, style.features)]:
+        for features in [each for style in weighted for each in (style.content, style.features)]:
             if id(features.source) not in captured:
                 captured[id(features.source)] = self.captured(features, block)
-        tokens = captured[id(asked[0].content.source)].shape[1]
-        own, *parts = self.run.regions.parts([(style, style.at(self.sigma).weight) for style in asked], block, tokens, self.device)
-        shares = [self.share(style, block, part, captured) for style, part in zip(asked, parts) if part is not None]
+        tokens = captured[id(weighted[0].content.source)].shape[1]
+        own, *parts = self.run.regions.parts([(style, style.at(self.sigma).weight) for style in weighted], block, tokens, self.device)
+        shares = [self.share(style, block, part, captured) for style, part in zip(weighted, parts) if part is not None]
         return Shared(own and self.part(own), shares) if shares else None
 
     def share(self, style: Style, block: Block, part: Part, captured: dict) -> Share:

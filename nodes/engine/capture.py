@@ -5,6 +5,7 @@ from typing import NamedTuple
 from comfy.model_patcher import ModelPatcher
 
 from ...styleid_core.blocks import Block
+from . import host
 from .families import family_of
 
 CAPTURE = "styleid_capture"  # among transformer_options
@@ -24,10 +25,10 @@ def request_capture(model: ModelPatcher, blocks: str, dtype: str = "auto", devic
     Sampling with it changes nothing. ValueError for a model of no family, or a text that names none of its self-attentions.
     """
     m = model.clone()
-    m.model_options["transformer_options"][CAPTURE] = CaptureRequest(family_of(model).select(model, blocks), dtype, device)
+    m.model_options[host.TRANSFORMER_OPTIONS][CAPTURE] = CaptureRequest(family_of(model).select(model, blocks), dtype, device)
     return m
 
 
 def requested_capture(model: ModelPatcher) -> CaptureRequest:
     """What `request_capture` asked for, which may be no blocks."""
-    return model.model_options["transformer_options"].get(CAPTURE, CaptureRequest([], "auto", "auto"))
+    return model.model_options[host.TRANSFORMER_OPTIONS].get(CAPTURE, CaptureRequest([], "auto", "auto"))

@@ -10,16 +10,16 @@ from ...styleid_core.blocks import Block, listed, quote
 from ...styleid_core.features import Features
 from ...styleid_core.masks import kept_tokens
 from ...styleid_core.settings import InversionSettings
-from . import logger
+from . import host, logger
 
 # Settings
 
-def span(start_percent: float, end_percent: float):
+def require_span(start_percent: float, end_percent: float):
     if start_percent >= end_percent:
         raise ValueError(f"start_percent {start_percent:g} is not below end_percent {end_percent:g}, so nothing would be injected.")
 
 
-def guidance(cfg: float, negative: list | None, inject_into: str):
+def require_guidance(cfg: float, negative: list | None, inject_into: str):
     if cfg != 1 and negative is None:
         raise ValueError(f"cfg {cfg:g} compares with a negative prompt, and none is connected. Connect negative, or set cfg to 1.")
     if inject_into == "uncond" and cfg == 1:
@@ -29,7 +29,7 @@ def guidance(cfg: float, negative: list | None, inject_into: str):
 
 # Latents
 
-def picture(latent: dict, name: str) -> torch.Tensor:
+def require_picture(latent: dict, name: str) -> torch.Tensor:
     """The samples (B, C, H, W), or (B, C, 1, H, W) of a video model, of a LATENT that holds a picture; ValueError for another shape, NaN,
     only zeros, or a single value.
     """
@@ -53,16 +53,16 @@ def picture(latent: dict, name: str) -> torch.Tensor:
     return samples
 
 
-def pictures(content: dict, style: dict) -> tuple[torch.Tensor, torch.Tensor]:
+def require_pictures(content: dict, style: dict) -> tuple[torch.Tensor, torch.Tensor]:
     """The samples of both LATENTs; ValueError as `picture`, or for batches that cannot be paired."""
-    z_content, z_style = picture(content, "content"), picture(style, "style")
+    z_content, z_style = require_picture(content, "content"), require_picture(style, "style")
     if len(z_content) != len(z_style) and 1 not in (len(z_content), len(z_style)):
         raise ValueError(f"The batch has {len(z_content)} contents and {len(z_style)} styles. "
                          "Give one style for all, or as many as contents.")
     return z_content, z_style
 
 
-def mask(name: str, mask: torch.Tensor) -> torch.Tensor:
+def require_mask(name: str, mask: torch.Tensor) -> torch.Tensor:
     """A MASK (H, W) or (B, H, W) as (B, H, W) in 0..1; ValueError for another shape, or NaN."""
     if mask.ndim == 2:
         mask = mask[None]
@@ -73,13 +73,13 @@ def mask(name: str, mask: torch.Tensor) -> torch.Tensor:
     return mask.clamp(0, 1)
 
 
-def measured(weights: torch.Tensor):
+def require_measurable(weights: torch.Tensor):
     """ValueError for weights (B, 1, h, w) over a latent of which less than two values are left."""
     if ((weights > 0).sum((1, 2, 3)) < 2).any():
         raise ValueError("The style_mask leaves less than two of the latent's values to measure colors on. Paint a larger part.")
 
 
-def style_mask(mask: torch.Tensor, shapes: list[tuple[int, int, int]]):
+def require_style_mask(mask: torch.Tensor, shapes: list[tuple[int, int, int]]):
     """ValueError for a mask (B, H, W) that leaves none of the tokens that a block sees, `shapes` as a family gives them."""
     if len(mask) != 1:
         raise ValueError(f"The style_mask holds {len(mask)} masks, and one serves all styles. Connect a single mask.")
@@ -87,27 +87,27 @@ def style_mask(mask: torch.Tensor, shapes: list[tuple[int, int, int]]):
         raise ValueError("The style_mask leaves nothing of the style at the resolution of the self-attention. Paint a larger part.")
 
 
-def model_channels(channels: int, frames: bool, samples: torch.Tensor, name: str):
+def require_model_channels(channels: int, frames: bool, samples: torch.Tensor, name: str):
     """`channels` is what the model works on, in `frames` or not."""
     if samples.shape[1] != channels or samples.ndim != (5 if frames else 4):
         raise ValueError(f"The {name} latent has shape {list(samples.shape)}, and this model works on [batch, {channels}, "
                          f"{'1, ' if frames else ''}height, width]. Encode the picture with the VAE of the same checkpoint.")
 
 
-def same_channels(content: torch.Tensor, style: torch.Tensor):
+def require_same_channels(content: torch.Tensor, style: torch.Tensor):
     if content.shape[1] != style.shape[1] or content.ndim != style.ndim:
         raise ValueError(f"The content latent has {content.shape[1]} channels and the style latent {style.shape[1]}"
                          f"{'' if content.ndim == style.ndim else ', and one of them has frames'}. "
                          "Encode both with the VAE of the same checkpoint.")
 
 
-def unused_mask(latent: dict, name: str):
+def warn_unused_mask(latent: dict, name: str):
     """Only a warning."""
     if "noise_mask" in latent:
         logger.warning("The mask of the %s latent is not used: the whole picture is taken.", name)
 
 
-def prediction(samples: torch.Tensor):
+def require_prediction(samples: torch.Tensor):
     """Of a sampling run that ended in NaN: nobody would see it before a black picture, or blame the right node."""
     if not torch.isfinite(samples).all():
         raise ValueError("The model predicted NaN or infinity, as some do in fp16. Start ComfyUI with --force-upcast-attention or "
@@ -120,44 +120,37 @@ def entries_of(conditioning: list) -> list[dict]:
     return [entry for _, entry in conditioning]
 
 
-def covers(entry: dict, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:
-    """Whether ComfyUI evaluates an entry of a conditioning at `sigma`: its timestep range, and that of a scheduled text encoder."""
-    start = max(entry.get("start_percent", 0.0), entry.get("clip_start_percent", 0.0))
-    end = min(entry.get("end_percent", 1.0), entry.get("clip_end_percent", 1.0))
-    return percent_to_sigma(end) <= sigma <= percent_to_sigma(start)
-
-
-def areas(name: str, entries: list[dict]):
-    if any("area" in entry or entry.get("set_area_to_bounds") for entry in entries):
+def refuse_areas(name: str, entries: list[dict]):
+    if any(map(host.has_area, entries)):
         raise ValueError(f"The conditioning {name} has an area, so the model would see only a part of the picture, where StyleID's content "
                          "features do not fit. Remove Conditioning (Set Area), or limit a prompt by Conditioning (Set Mask) with the "
                          "default area.")
 
 
-def sampled_with(name: str, entries: list[dict], sigmas: list[float], percent_to_sigma: Callable[[float], float]):
+def require_prompts(name: str, entries: list[dict], sigmas: list[float], percent_to_sigma: Callable[[float], float]):
     """ValueError unless the prompts are evaluated for the whole picture at each of `sigmas`."""
     if not entries:
         raise ValueError(f"The conditioning {name} is empty. Connect a CLIP Text Encode: the paper's prompt is an empty text.")
-    areas(name, entries)
+    refuse_areas(name, entries)
     for sigma in sigmas:
-        if not any("default" in entry or covers(entry, sigma, percent_to_sigma) for entry in entries):
+        if not any(host.DEFAULT in entry or host.covers(entry, sigma, percent_to_sigma) for entry in entries):
             raise ValueError(f"The conditioning {name} has no prompt at sigma {sigma:.4g}: its timestep ranges leave a gap. "
                              "Let ConditioningSetTimestepRange cover all of 0 to 1.")
 
 
-def inverted_with(name: str, entries: list[dict], sigmas: list[float], percent_to_sigma: Callable[[float], float]):
+def require_one_prompt(name: str, entries: list[dict], sigmas: list[float], percent_to_sigma: Callable[[float], float]):
     """The same for an inversion, which follows one prediction for the whole picture."""
-    sampled_with(name, entries, sigmas, percent_to_sigma)
-    if any("mask" in entry for entry in entries):
+    require_prompts(name, entries, sigmas, percent_to_sigma)
+    if any(host.MASK in entry for entry in entries):
         raise ValueError(f"The conditioning {name} has a mask, and an inversion needs the prediction of the whole picture. "
                          "Remove Conditioning (Set Mask).")
-    own = [entry for entry in entries if "default" not in entry]
-    if any(sum(covers(entry, sigma, percent_to_sigma) for entry in own) > 1 for sigma in sigmas):
+    own = [entry for entry in entries if host.DEFAULT not in entry]
+    if any(sum(host.covers(entry, sigma, percent_to_sigma) for entry in own) > 1 for sigma in sigmas):
         raise ValueError(f"An inversion needs one conditioning for the whole picture, and several are connected to {name}. "
                          "Give it a single prompt (the paper's is empty), not a combined or regional one.")
 
 
-def only_prompts(name: str, keys: set[str]):
+def require_only_prompts(name: str, keys: set[str]):
     """ValueError for entries of a conditioning that hold another picture than that which is inverted with it."""
     if keys:
         raise ValueError(f"The conditioning {name} holds a picture that belongs to the content ({', '.join(sorted(keys))}), and the "
@@ -165,7 +158,7 @@ def only_prompts(name: str, keys: set[str]):
                          "the style's picture in its place or an empty prompt.")
 
 
-def unused_conditioning(style_positive: list | None):
+def refuse_unused_conditioning(style_positive: list | None):
     """Only a warning."""
     if style_positive is not None:
         logger.warning("The style_positive of StyleID Options is not used: the style_features are inverted already.")
@@ -173,14 +166,14 @@ def unused_conditioning(style_positive: list | None):
 
 # Features
 
-def captured(whose: str, features: Features):
+def require_captured(whose: str, features: Features):
     """`whose` is what stands before "features" in the name of the input."""
     if not features.blocks:
         raise ValueError(f"The {whose}features are empty. Put Capture Self-Attention between the model and the DDIM Invert "
                          "that they come from.")
 
 
-def inverted_style(noise: torch.Tensor, features: Features, settings: InversionSettings):
+def require_inverted_style(noise: torch.Tensor, features: Features, settings: InversionSettings):
     """ValueError unless these are noise and features of one inversion like that of the content."""
     if noise.shape != features.latent.shape or torch.equal(noise.cpu(), features.latent.cpu()):
         raise ValueError("With style_features, style is the noise that belongs to them. Connect noise and features of one Load StyleID "
@@ -189,7 +182,7 @@ def inverted_style(noise: torch.Tensor, features: Features, settings: InversionS
         raise ValueError(f"The style_features were inverted in {features.origin.settings}. Set the same here.")
 
 
-def same_solver(features: Features, fireflow: bool):
+def require_same_solver(features: Features, fireflow: bool):
     """ValueError for a sampler that is, or is not, FireFlow's where the inversion was the other."""
     if features.origin is not None and (features.origin.settings.method == "fireflow") != fireflow:
         raise ValueError(f"The features come from the inversion {features.origin.settings.method}, and the sampler is "
@@ -197,9 +190,9 @@ def same_solver(features: Features, fireflow: bool):
                          "inversion fireflow, and only for that.")
 
 
-def saved(noise: torch.Tensor, features: Features, readable: bool):
+def require_savable(noise: torch.Tensor, features: Features, readable: bool):
     """ValueError for features that make no file with this noise; `readable` unless they are computed again."""
-    captured("", features)
+    require_captured("", features)
     if not readable:
         raise ValueError("The features are recomputed, so there is nothing to save. Set feature_device of Capture Self-Attention to auto.")
     if noise.shape != features.latent.shape:
@@ -207,14 +200,14 @@ def saved(noise: torch.Tensor, features: Features, readable: bool):
                          "Connect the noise and the features of one DDIM Invert.")
 
 
-def sampled_along(sigmas: torch.Tensor):
+def require_falling_sigmas(sigmas: torch.Tensor):
     falling = sigmas.ndim == 1 and len(sigmas) > 1 and (sigmas.diff() < 0).all()
     if not falling or sigmas[-1] < 0 or sigmas[0] == math.inf:
         raise ValueError("The sigmas do not fall to the end of a sampling. Connect those of the DDIM Invert that gave the "
                          "features.")
 
 
-def image(image: torch.Tensor) -> torch.Tensor:
+def require_image(image: torch.Tensor) -> torch.Tensor:
     """The colors (B, H, W, 1 or 3) of an IMAGE that may have transparency; ValueError for another shape, or no picture."""
     if image.ndim != 4 or not image.numel() or image.shape[-1] > 4:
         raise ValueError(f"The image has shape {list(image.shape)}, and that of a picture is [batch, height, width, 3]. Connect the "
@@ -222,14 +215,14 @@ def image(image: torch.Tensor) -> torch.Tensor:
     return image[..., :3 if image.shape[-1] > 2 else 1].nan_to_num()
 
 
-def file_prefix(prefix: str):
+def require_file_prefix(prefix: str):
     path = PurePath(prefix)
     if not path.name or path.is_absolute() or ".." in path.parts or not prefix.isprintable():
         raise ValueError(f"filename_prefix {quote(prefix)} is no name of a file below models/styleid_features. Write for example style, "
                          "or starry/night.")
 
 
-def fresh_noise(latent: torch.Tensor, content: Features, sigma: float):
+def refuse_fresh_noise(latent: torch.Tensor, content: Features, sigma: float):
     """ValueError for a sampler that adds noise to a latent (B, C, H, W) at `sigma`, unless that is the content's own on the way."""
     clean = latent.shape[1:] == content.latent.shape[1:] and torch.equal(latent.cpu(), content.latent.cpu().expand_as(latent))
     if not clean or sigma >= content.sigmas[-1]:
@@ -238,12 +231,12 @@ def fresh_noise(latent: torch.Tensor, content: Features, sigma: float):
                          "latent and a denoise below 1.")
 
 
-def other_weights(name: str):
+def warn_other_weights(name: str):
     """Only a warning."""
     logger.warning("The %s_features were made with other weights than those that sample. They are injected as they are.", name)
 
 
-def common_blocks(content: Features, style: Features, model_blocks: list[Block]) -> list[Block]:
+def require_common_blocks(content: Features, style: Features, model_blocks: list[Block]) -> list[Block]:
     """Those that both were captured in; ValueError if the model has none of them."""
     common = [block for block in content.blocks if block in style.blocks]
     if not set(common) & set(model_blocks):
@@ -253,7 +246,7 @@ def common_blocks(content: Features, style: Features, model_blocks: list[Block])
     return common
 
 
-def chosen_blocks(text: str, chosen: list[Block], common: list[Block]) -> list[Block]:
+def require_chosen_blocks(text: str, chosen: list[Block], common: list[Block]) -> list[Block]:
     """`chosen`, which `text` names; ValueError for some that are not among `common`."""
     missing = set(chosen) - set(common)
     if missing:
@@ -261,25 +254,25 @@ def chosen_blocks(text: str, chosen: list[Block], common: list[Block]) -> list[B
     return chosen
 
 
-def sampled_size(size: tuple[int, int], captured: tuple[int, int]):
+def require_sampled_size(size: tuple[int, int], captured: tuple[int, int]):
     """Both (height, width) of a latent."""
     if size != captured:
         raise ValueError("content_features were captured from a latent of {}x{}, and the latent being sampled is {}x{} (height x width). "
                          "Sample the noise that DDIM Invert gave together with them.".format(*captured, *size))
 
 
-def sampled_batch(name: str, images: int, batch: int):
+def require_sampled_batch(name: str, images: int, batch: int):
     if images not in (1, batch):
         raise ValueError(f"{name}_features hold {images} images and the latent being sampled holds {batch}. "
                          f"Give one {name} for all, or one for each.")
 
 
-def mask_batch(name: str, masks: int, batch: int):
+def require_mask_batch(name: str, masks: int, batch: int):
     if masks not in (1, batch):
         raise ValueError(f"The {name} holds {masks} masks and the latent holds {batch} pictures. Give one mask for all, or one for each.")
 
 
-def some_sigmas(wanted: list[float], sampled: int, start_percent: float, end_percent: float):
+def require_some_sigmas(wanted: list[float], sampled: int, start_percent: float, end_percent: float):
     """ValueError for none of so many `sampled` sigmas that are injected at."""
     if sampled and not wanted:
         raise ValueError("No style would be injected: none of the sigmas that are sampled lies between start_percent "
@@ -289,26 +282,26 @@ def some_sigmas(wanted: list[float], sampled: int, start_percent: float, end_per
 
 # Model calls
 
-def whole_picture(size: tuple[int, int], captured: tuple[int, int]):
+def require_whole_picture(size: tuple[int, int], captured: tuple[int, int]):
     if size != captured:
         raise ValueError("The model is sampling only a part of the picture (an area, a tile), where StyleID's content features do not "
                          "fit. Use conditioning without an area and a sampler without tiles.")
 
 
-def grid(tokens: int, grid: tuple[int, int]):
+def require_grid(tokens: int, grid: tuple[int, int]):
     """`grid` (height, width) is that of the model's own tokens for a latent of that size."""
     if tokens != grid[0] * grid[1]:
         raise ValueError(f"The features were captured on {tokens} tokens, and this model has {grid[0]} x {grid[1]} for that picture. "
                          "Capture them with the model that samples, without nodes that shrink the picture inside the UNet.")
 
 
-def whole_batch(latents: int, calls: int, each: int):
+def require_whole_batch(latents: int, calls: int, each: int):
     if latents != calls * each:
         raise ValueError(f"The model is called with {latents} latents, and {calls} x {each} are sampled: another node samples tiles, "
                          "or a part of the batch, and StyleID cannot tell which. Remove it, or give one content and one style.")
 
 
-def some_injected(blocks: set[Block], called_at: int, sigmas: int, inject_into: list[str]):
+def require_some_injected(blocks: set[Block], called_at: int, sigmas: int, inject_into: list[str]):
     """ValueError for a sampling that reached no `blocks`, and called the model at so many of so many sigmas."""
     if blocks:
         return
@@ -319,13 +312,13 @@ def some_injected(blocks: set[Block], called_at: int, sigmas: int, inject_into: 
                      "the captured blocks. Give it two sigmas or more, and remove nodes that replace the UNet.")
 
 
-def overridden(sigma: float, reached: int, expected: int, above: list[str]):
+def refuse_overridden(sigma: float, reached: int, expected: int, above: list[str]):
     raise ValueError(f"At sigma {sigma:.4g} the style was injected into {reached} of {expected} self-attentions, as another node's "
                      f"attention stands in place of the others: {', '.join(above)}. Remove that node (such as BlockSparseAttention) from "
                      "the model that is sampled.")
 
 
-def even_masks(even: bool):
+def require_even_masks(even: bool):
     if not even:
         raise ValueError("Another node masks the attention between parts of the picture, and the style has no such parts. Remove it from "
                          "the model that is sampled.")

@@ -8,11 +8,8 @@ import torch
 from torch import Tensor
 
 from ...styleid_core.storage import map_tensors, tensors_in
-from . import checks, logger
+from . import checks, host, logger
 
-HINTS = ("control", "control_apply_to_uncond", "gligen")
-REFERENCES = ("reference_latents", "reference_latents_method", "reference_latents_text_embeds", "unclip_conditioning")
-PROMPTS = ("conditioning_llama3",)  # of four dimensions, as pictures are
 WHOLE = torch.ones(1, 1, 64, 64)  # a mask of all of a picture, which ComfyUI scales
 
 
@@ -24,8 +21,8 @@ def for_style(name: str, conditioning: list, z_content: Tensor, z_style: Tensor)
     """
     entries = [entry_for_style(entry, z_content, z_style) for _, entry in conditioning]
     changed = {key for entry, (_, old) in zip(entries, conditioning) for key in old if entry.get(key) is not old[key]}
-    checks.only_prompts(name, {key for entry in entries for key, value in entry.items()
-                               if key not in PROMPTS and holds_picture(value) and value is not WHOLE and not is_of(value, z_style)})
+    checks.require_only_prompts(name, {key for entry in entries for key, value in entry.items()
+                               if key != host.LLAMA and holds_picture(value) and value is not WHOLE and not is_of(value, z_style)})
     if not changed:
         return conditioning
     logger.info("The style is inverted with its own picture, or none, in place of what %s has of the content: %s. "
@@ -34,11 +31,11 @@ def for_style(name: str, conditioning: list, z_content: Tensor, z_style: Tensor)
 
 
 def entry_for_style(entry: dict, z_content: Tensor, z_style: Tensor) -> dict:
-    entry = {key: value for key, value in entry.items() if key not in HINTS}
-    if "concat_mask" in entry:
-        entry |= {"concat_latent_image": z_style, "concat_mask": WHOLE}
-    if "reference_latents" in entry and ("unclip_conditioning" in entry or not is_of(entry["reference_latents"], z_content)):
-        entry = {key: value for key, value in entry.items() if key not in REFERENCES}
+    entry = {key: value for key, value in entry.items() if key not in host.HINTS}
+    if host.PICTURE_MASK in entry:
+        entry |= {host.MASKED_PICTURE: z_style, host.PICTURE_MASK: WHOLE}
+    if host.REFERENCES in entry and (host.SHOWN in entry or not is_of(entry[host.REFERENCES], z_content)):
+        entry = {key: value for key, value in entry.items() if key not in host.OF_REFERENCES}
     return {key: map_tensors(lambda _: z_style, value) if is_of(value, z_content) else value for key, value in entry.items()}
 
 

@@ -13,7 +13,7 @@ POINTS = 33  # of a drawing
 
 
 class ShapedCurve(CurveInput):
-    """One of `curves.SHAPES`, exact at every place."""
+    """One of `curves.SHAPES`, exact everywhere."""
 
     def __init__(self, shape: str, start: float, end: float):
         self.value = shaped(shape, start, end)
@@ -27,7 +27,7 @@ class ShapedCurve(CurveInput):
 
 
 def curve_of(name: str, value) -> Curve | None:
-    """What a CURVE input carries, as a function of the place in the sampling; ValueError for what is none, or not finite there."""
+    """What a CURVE input carries, as a function of the progress of the sampling; ValueError for what is none, or not finite there."""
     if value is None:
         return None
     if not hasattr(value, "interp") and hasattr(CurveInput, "from_raw"):

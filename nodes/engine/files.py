@@ -34,11 +34,11 @@ def not_there(name: str) -> str:
 
 def save_features(noise: dict, features: Features, sigmas: torch.Tensor, prefix: str, image: torch.Tensor | None) -> str:
     """Write a new file beside those of the same prefix; its name. ValueError for what cannot be written."""
-    samples = checks.picture(noise, "noise")
-    checks.saved(samples, features, isinstance(features.source, (Kept, InFile)))
-    checks.sampled_along(sigmas)
-    checks.file_prefix(prefix)
-    shown = None if image is None else small(checks.image(image))
+    samples = checks.require_picture(noise, "noise")
+    checks.require_savable(samples, features, isinstance(features.source, (Kept, InFile)))
+    checks.require_falling_sigmas(sigmas)
+    checks.require_file_prefix(prefix)
+    shown = None if image is None else small(checks.require_image(image))
     root = folder_paths.get_folder_paths(FOLDER)[0]
     try:
         folder, stem, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root)

@@ -9,8 +9,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from ...styleid_core.ddim import sample_fireflow
 from ...styleid_core.features import Features, nearest_step, only_blocks, reaches_picture
 from ...styleid_core.style import Style
-from . import KEY, checks, logger
-from .company import sides_of
+from . import KEY, checks, host, logger
 from .compilation import execute, own_graphs
 from .families import family_of
 from .families.positions import POSITIONS, Positions
@@ -39,32 +38,33 @@ class SampledWith:
     def __init__(self, styles: list[Style]):
         self.styles = styles  # in no tuple, whose tensors torch.compile would take for inputs of the model
 
-    def __call__(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None, *args, **kwargs):
+    def __call__(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,  # noqa: PLR0913  ComfyUI's
+                 *args, **kwargs):
         guider, content = executor.class_obj, self.styles[0].content
         model, options = guider.model_patcher, guider.model_options
         # A copy: uni_pc writes into its sigmas, which on a CPU are those that ComfyUI keeps for the next run.
         sigmas = sigmas.clamp(max=family_of(model).path(model).most)
         check_sampler(model, getattr(guider, "cfg", 1.0), sampler, sigmas)
         if torch.count_nonzero(noise):
-            checks.fresh_noise(latent_image, content, float(sigmas[0]))
+            checks.refuse_fresh_noise(latent_image, content, float(sigmas[0]))
         for name, entries in guider.conds.items():
-            checks.areas(name, entries)
-        if denoise_mask is not None and "denoise_mask_function" in options:
+            checks.refuse_areas(name, entries)
+        if denoise_mask is not None and host.MASK_FUNCTION in options:
             logger.warning("Differential Diffusion has no effect beside the injection: the mask is blended in once, at the end.")
 
-        run = Run(model, self.styles, len(latent_image), sides_of(guider.conds))
+        run = Run(model, self.styles, len(latent_image), host.sides_of(guider.conds))
         wanted = check_run(run, latent_image, sampler, sigmas, denoise_mask is not None)
-        run.family.inject(model, options["transformer_options"], run.blocks, content.size)
+        run.family.inject(model, options[host.TRANSFORMER_OPTIONS], run.blocks, content.size)
         add_wrapper_with_key(run.family.WRAPPED, KEY, run.model_call, options, is_model_options=True)
         if callback is not None and denoise_mask is not None:
             callback = showing(callback, denoise_mask, content, model)
-        with own_graphs(options, options["transformer_options"]["wrappers"]) as run.execute:
+        with own_graphs(options, options[host.TRANSFORMER_OPTIONS][host.WRAPPERS]) as run.execute:
             run.compiled = run.execute is not execute
             output = executor(noise, latent_image, sampler, sigmas, None, callback, *args, **kwargs)
         run.finish()
-        checks.prediction(output)
+        checks.require_prediction(output)
         if wanted:
-            checks.some_injected(run.tally.blocks, len(run.tally.steps), len(sigmas), [style.inject_into for style in self.styles])
+            checks.require_some_injected(run.tally.blocks, len(run.tally.steps), len(sigmas), [style.inject_into for style in self.styles])
         run.tally.tell(len(self.styles))
         return output if denoise_mask is None else masked(denoise_mask, output, content, float(sigmas[-1]))
 
@@ -91,13 +91,13 @@ def check_run(run: Run, latent_image: torch.Tensor, sampler, sigmas: torch.Tenso
     whole = is_whole(run.styles[0].content, sigmas)
     for style, wanted in zip(run.styles, injected):
         if whole or not masked and not any(injected):
-            checks.some_sigmas(wanted, len(sigmas) - 1, style.start, style.end)
-        checks.sampled_size(tuple(latent_image.shape[-2:]), style.content.size)
+            checks.require_some_sigmas(wanted, len(sigmas) - 1, style.start, style.end)
+        checks.require_sampled_size(tuple(latent_image.shape[-2:]), style.content.size)
         if style.mask is not None:
-            checks.mask_batch("mask", len(style.mask), len(latent_image))
+            checks.require_mask_batch("mask", len(style.mask), len(latent_image))
         for name, features in (("content", style.content), ("style", style.features)):
-            checks.sampled_batch(name, features.batch, len(latent_image))
-            checks.same_solver(features, getattr(sampler, "sampler_function", None) is sample_fireflow)
+            checks.require_sampled_batch(name, features.batch, len(latent_image))
+            checks.require_same_solver(features, getattr(sampler, "sampler_function", None) is sample_fireflow)
             for sigma in wanted:
                 nearest_step(features, sigma)
     return any(injected) or not masked
@@ -118,7 +118,7 @@ def is_whole(content: Features, sigmas: torch.Tensor) -> bool:
 
 def check_features(name: str, features: Features, model: ModelPatcher):
     """ValueError for features, of the content or the style as `name` says, that were not captured or that MODEL cannot sample with."""
-    checks.captured(f"{name}_", features)
+    checks.require_captured(f"{name}_", features)
     check_source(name, features, model)
 
 
@@ -127,27 +127,27 @@ def inject_captured(model: ModelPatcher, blocks: str, style: Style) -> ModelPatc
 
     ValueError for features that were not captured, or lack a block that is named or all of those that this model has.
     """
-    checks.span(style.start, style.end)
+    checks.require_span(style.start, style.end)
     for name, features in (("content", style.content), ("style", style.features)):
         check_features(name, features, model)
     family = family_of(model)
-    chosen = checks.common_blocks(style.content, style.features, family.blocks(model))
+    chosen = checks.require_common_blocks(style.content, style.features, family.blocks(model))
     if blocks.strip().lower() not in ("", "auto"):
-        chosen = checks.chosen_blocks(blocks, family.select(model, blocks), chosen)
-    masks = {name: checks.mask(name, given) for name, given in (("mask", style.mask), ("style_mask", style.style_mask))
+        chosen = checks.require_chosen_blocks(blocks, family.select(model, blocks), chosen)
+    masks = {name: checks.require_mask(name, given) for name, given in (("mask", style.mask), ("style_mask", style.style_mask))
              if given is not None and not torch.all(given >= 1)}
     if "style_mask" in masks:
-        checks.style_mask(masks["style_mask"], family.token_shapes(model, [block for block in chosen if block in family.blocks(model)],
-                                                                   style.features.size))
+        of_model = [block for block in chosen if block in family.blocks(model)]
+        checks.require_style_mask(masks["style_mask"], family.token_shapes(model, of_model, style.features.size))
     return inject_style(model, style._replace(content=only_blocks(style.content, chosen), features=only_blocks(style.features, chosen),
                                               mask=masks.get("mask"), style_mask=masks.get("style_mask")))
 
 
-def place_styles(model: ModelPatcher, positions: Positions) -> ModelPatcher:
+def move_styles(model: ModelPatcher, positions: Positions) -> ModelPatcher:
     """A clone of MODEL that sees styles so; ValueError for one that has no positions to change."""
     if family_of(model).embedding(model) is None:
         raise ValueError("This node changes the rotary positions of a transformer (Flux, Qwen-Image, Z-Image, Krea 2), and a "
                          f"{type(model.model.diffusion_model).__name__} has none. Remove or bypass StyleID Positions.")
     m = model.clone()
-    m.model_options["transformer_options"][POSITIONS] = positions
+    m.model_options[host.TRANSFORMER_OPTIONS][POSITIONS] = positions
     return m

@@ -75,7 +75,7 @@ def make_schedule(model: ModelPatcher, settings: InversionSettings) -> Schedule:
 def check_inverted(model: ModelPatcher, name: str, conditioning: list, sigmas: torch.Tensor):
     """ValueError for a CONDITIONING that is not one prediction for the whole picture at each of `sigmas`."""
     percent_to_sigma = model.get_model_object("model_sampling").percent_to_sigma
-    checks.inverted_with(name, checks.entries_of(conditioning), sigmas.tolist(), percent_to_sigma)
+    checks.require_one_prompt(name, checks.entries_of(conditioning), sigmas.tolist(), percent_to_sigma)
 
 
 def inverter(model: ModelPatcher, schedule: Schedule) -> comfy.samplers.KSAMPLER:
@@ -110,7 +110,7 @@ def round_trip(model: ModelPatcher, positive: list, noise: torch.Tensor, samples
 
 def invert_latent(model: ModelPatcher, latent: dict, positive: list, settings: InversionSettings, check: bool) -> tuple:
     """(LATENT of the noise, Features, sigmas (N + 1,) to sample with), as DDIM Invert says."""
-    samples = checks.picture(latent, "input")
+    samples = checks.require_picture(latent, "input")
     check_channels(model, samples, "input")
     schedule = make_schedule(model, settings)
     check_inverted(model, "positive", positive, schedule.evaluated)
@@ -122,7 +122,7 @@ def invert_latent(model: ModelPatcher, latent: dict, positive: list, settings: I
     output = latent | {"samples": noise}
     if "noise_mask" in latent and not features.blocks:
         # Only Inject Style K/V knows what is to be seen outside the mask; a bare sampler would show this noise there.
-        checks.unused_mask(latent, "input")
+        checks.warn_unused_mask(latent, "input")
         del output["noise_mask"]
     return output, features._replace(origin=origin_of(model, positive, settings)), schedule.sampling
 

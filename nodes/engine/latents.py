@@ -12,25 +12,25 @@ from . import checks
 def recolor(content: dict, style: dict, strength: float, mask: torch.Tensor | None = None,
             style_mask: torch.Tensor | None = None) -> dict:
     """Latent AdaIN: the content LATENT with the channel means and deviations of the other, over what the MASKs weigh."""
-    checks.unused_mask(style, "style")
-    z_content, z_style = checks.pictures(content, style)
-    checks.same_channels(z_content, z_style)
+    checks.warn_unused_mask(style, "style")
+    z_content, z_style = checks.require_pictures(content, style)
+    checks.require_same_channels(z_content, z_style)
     weights = [None if given is None else latent_mask(name, given, z) for name, given, z in (
         ("mask", mask, z_content), ("style_mask", style_mask, z_style))]
     if style_mask is not None:
-        checks.measured(weights[1])
+        checks.require_measurable(weights[1])
     return content | {"samples": adain(z_content, z_style, strength, *weights)}
 
 
 def start_frequencies(noise: dict, inner: float, outer: float, keep: float, seed: int) -> dict:
     """The LATENT of an inversion with new noise in a band of its frequencies, as StyleID Start Frequencies says."""
-    z = checks.picture(noise, "noise")
+    z = checks.require_picture(noise, "noise")
     picture = z.flatten(1, 2) if z.ndim == 5 else z
     return noise | {"samples": with_other_frequencies(picture, prepare_noise(picture, seed).to(z), inner, outer, keep).view_as(z)}
 
 
 def latent_mask(name: str, mask: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
     """A MASK over the picture on the grid of its latent: (B or 1, 1, ..., h, w)."""
-    mask = checks.mask(name, mask)
-    checks.mask_batch(name, len(mask), len(samples))
+    mask = checks.require_mask(name, mask)
+    checks.require_mask_batch(name, len(mask), len(samples))
     return on_grid(mask, tuple(samples.shape[-2:])).view(len(mask), *(1,) * (samples.ndim - 3), *samples.shape[-2:]).to(samples)

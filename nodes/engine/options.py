@@ -48,6 +48,6 @@ class Options(NamedTuple):
 
 
 def check_options(options: Options) -> Options:
-    checks.span(options.start_percent, options.end_percent)
-    checks.guidance(options.cfg, options.negative, options.inject_into)
+    checks.require_span(options.start_percent, options.end_percent)
+    checks.require_guidance(options.cfg, options.negative, options.inject_into)
     return options

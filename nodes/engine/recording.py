@@ -13,26 +13,23 @@ from comfy.patcher_extension import WrappersMP
 from ...styleid_core.blocks import Block
 from ...styleid_core.features import Features, Kept
 from ...styleid_core.storage import map_tensors, store
-from . import KEY
+from . import KEY, host
 from .capture import CAPTURE, RECOMPUTE, CaptureRequest, requested_capture
-from .company import MULTIGPU, STEP_CACHES, hook_references
 from .compilation import execute
 from .families import family_of
 from .memory import RAM, keeper
 from .sources import ModelCall, Recomputed
 
-GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "disable_cfg1_optimization")
-OF_ONE_RUN = ("wrappers", "callbacks", "sigmas", "sample_sigmas")  # among transformer_options
 INSIDE = {WrappersMP.DIFFUSION_MODEL: [WrappersMP.DIFFUSION_MODEL],  # kinds that a wrapper of this kind calls
           WrappersMP.APPLY_MODEL: [WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL]}
 
 
 class Picture(NamedTuple):
-    """One latent (B, C, H, W) of an inversion: its part of the batch, and what is kept of it and how, in memory of its own, so that
+    """One latent (B, C, H, W) of an inversion: its slice of the batch, and what is kept of it and how, in memory of its own, so that
     each can be let go alone.
     """
     latent: torch.Tensor
-    part: slice
+    slice: slice
     source: Kept | Recomputed
     keep: Callable[[torch.Tensor], torch.Tensor]
 
@@ -46,11 +43,11 @@ class Recorder:
         self.request = request
         self.pictures: list[Picture] = []
         for latent in latents:
-            start = self.pictures[-1].part.stop if self.pictures else 0
+            start = self.pictures[-1].slice.stop if self.pictures else 0
             self.pictures.append(Picture(latent, slice(start, start + len(latent)),
                                          Recomputed([]) if request.device == RECOMPUTE else Kept([]),
                                          keeper(model.load_device, device)))
-        self.shape = (self.pictures[-1].part.stop, *latents[0].shape[-2:])
+        self.shape = (self.pictures[-1].slice.stop, *latents[0].shape[-2:])
         self.rounds, self.left = rounds, 0  # how often each step asks again, and how often the one at hand still will
         self.sigmas: list[float] = []
         self.position = 0  # of the pictures
@@ -59,7 +56,7 @@ class Recorder:
 
     def model_call(self, executor, x, *arguments, **kwargs):
         *arguments, transformer_options = arguments
-        sigma = float(transformer_options["sigmas"][0])
+        sigma = float(transformer_options[host.SIGMAS][0])
         again = self.left > 0 and sigma == self.sigmas[-1]
         if (len(x), *x.shape[-2:]) != self.shape or sigma in self.sigmas and not again:
             raise ValueError("An inversion needs the whole picture in one model call for a step, and another node makes several: for "
@@ -79,14 +76,14 @@ class Recorder:
         return output
 
     def keep_call(self, arguments: list, kwargs: dict, transformer_options: dict):
-        wrappers = transformer_options["wrappers"]
+        wrappers = transformer_options[host.WRAPPERS]
         if {key for kind in INSIDE[self.family.WRAPPED] for key in wrappers.get(kind, ())} != {CAPTURE}:
             raise ValueError("feature_device recompute cannot repeat what another node adds to the model calls of the inversion. "
                              "Set feature_device to auto, or remove that node from the model that is inverted.")
-        options = {name: value for name, value in transformer_options.items() if name not in OF_ONE_RUN}
-        hooks = hook_references(self.patcher())
+        options = {name: value for name, value in transformer_options.items() if name not in host.OF_ONE_RUN}
+        hooks = host.hook_references(self.patcher())
         for each in self.pictures:
-            kept, kept_kwargs = map_tensors(lambda tensor, each=each: each.keep(tensor[each.part]), [arguments, kwargs])
+            kept, kept_kwargs = map_tensors(lambda tensor, each=each: each.keep(tensor[each.slice]), [arguments, kwargs])
             each.source.calls.append(ModelCall(kept, kept_kwargs, MappingProxyType(options), self.model, hooks))
 
     def keep_features(self, above: str | None):
@@ -98,7 +95,7 @@ class Recorder:
         # What is compiled into CUDA graphs, the next call would write its own features into.
         seen = self.seen if self.execute is execute else map_tensors(torch.clone, self.seen)
         for each in self.pictures:
-            own = seen if len(self.pictures) == 1 else map_tensors(lambda tensor, each=each: tensor[each.part], seen)
+            own = seen if len(self.pictures) == 1 else map_tensors(lambda tensor, each=each: tensor[each.slice], seen)
             each.source.steps.append([store(own[block], self.request.dtype, each.keep) for block in self.request.blocks])
         self.seen.clear()
 
@@ -119,10 +116,10 @@ def bare(model: ModelPatcher) -> ModelPatcher:
     # ComfyUI takes the parent for the loaded model when this clone dies. After an error MODEL, a clone itself, would die with it.
     m.parent = model.parent or model
     m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    m.remove_additional_models(MULTIGPU)  # one call a step has nothing to share out
-    for kind, key in product(m.wrappers, STEP_CACHES):
+    m.remove_additional_models(host.MULTIGPU)  # one call a step has nothing to share out
+    for kind, key in product(m.wrappers, host.STEP_CACHES):
         m.remove_wrappers_with_key(kind, key)
-    for name in GUIDANCE:
+    for name in host.GUIDANCE:
         m.model_options.pop(name, None)
     return m
 
@@ -140,5 +137,5 @@ def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.devic
     if request.blocks:
         m.add_wrapper_with_key(recorder.family.WRAPPED, CAPTURE, recorder.model_call)
         if request.device != RECOMPUTE:
-            recorder.family.record(model, m.model_options["transformer_options"], request.blocks, recorder.seen, recorder.shape)
+            recorder.family.record(model, m.model_options[host.TRANSFORMER_OPTIONS], request.blocks, recorder.seen, recorder.shape)
     return m, recorder

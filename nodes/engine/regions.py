@@ -32,13 +32,13 @@ class Regions:
         if style.style_mask is None:
             return value
         grid = self.grid(block, style.features.size)
-        checks.grid(value.shape[1], grid)
+        checks.require_grid(value.shape[1], grid)
         device = value.q.device if isinstance(value, Tokens) else value.device
         key = ("kept", id(style), grid, device)
         if key not in self.known:
             self.known[key] = kept_tokens(style.style_mask, grid).to(device)
-        rows = self.known[key]
-        return value._replace(k=value.k[:, rows], v=value.v[:, rows]) if isinstance(value, Tokens) else value[:, rows]
+        tokens = self.known[key]
+        return value._replace(k=value.k[:, tokens], v=value.v[:, tokens]) if isinstance(value, Tokens) else value[:, tokens]
 
     def parts(self, weights: list[tuple[Style, float]], block: Block, tokens: int, device: torch.device) -> list[Part | None]:
         """`attend.divided` of styles with these weights, for the `tokens` of a block."""
@@ -48,7 +48,7 @@ class Regions:
             found = divided([weight * mask_of(style, grid).flatten(1)[..., None] for style, weight in weights])
             self.known[key] = [part and Part(*(None if each is None else each.to(device) for each in part)) for part in found]
         if any(part and part.weight is not None for part in self.known[key]):
-            checks.grid(tokens, grid)
+            checks.require_grid(tokens, grid)
         return self.known[key]
 
 

@@ -7,9 +7,8 @@ from comfy.model_patcher import ModelPatcher
 
 from ...styleid_core.storage import map_tensors
 from ...styleid_core.style import INJECT_INTO, Style
-from . import checks
+from . import checks, host
 from .call import Call
-from .company import frames_of
 from .compilation import execute
 from .families import family_of
 from .regions import Regions
@@ -36,7 +35,7 @@ class Run:
         """The wrapper of each call of the model."""
         *arguments, options = arguments
         sigma = self.sigma_of(options)
-        indices, uuids = options["cond_or_uncond"], options["uuids"]
+        indices, uuids = options[host.SIDES], options[host.PROMPTS]
         active = [self.active(sigma, index, uuid) for index, uuid in zip(indices, uuids)]
         if all(same(styles, active[0]) for styles in active):
             return self.uniform_call(executor, active[0], sigma, [x, *arguments], options, kwargs)
@@ -44,7 +43,7 @@ class Run:
         outputs = []
         for i, styles in enumerate(active):
             part, part_kwargs = chunk_of([[x, *arguments], kwargs], i, len(active), len(x))
-            part_options = options | {"cond_or_uncond": [indices[i]], "uuids": [uuids[i]]}
+            part_options = options | {host.SIDES: [indices[i]], host.PROMPTS: [uuids[i]]}
             outputs.append(self.uniform_call(executor, styles, sigma, part, part_options, part_kwargs))
         return torch.cat(outputs)
 
@@ -60,7 +59,7 @@ class Run:
         """With the same styles for all of the batch."""
         if not styles:
             return self.execute(executor, *arguments, options, **kwargs)
-        x, frames = arguments[0], frames_of(options, self.batch)
+        x, frames = arguments[0], host.frames_of(options, self.batch)
         self.check(x, styles, frames, options)
         wanted = [features for style in styles for features in (style.content, style.features)]
         call = Call(run=self, styles=styles, sigma=sigma, device=x.device, dtype=self.model.model.get_dtype_inference(),
@@ -75,18 +74,18 @@ class Run:
         return output
 
     def check(self, x: torch.Tensor, styles: list[Style], frames: list[int] | None, options: dict):
-        checks.whole_picture(tuple(x.shape[-2:]), styles[0].content.size)
+        checks.require_whole_picture(tuple(x.shape[-2:]), styles[0].content.size)
         batches = [len(each) for style in styles for each in (style.content.latent, style.features.latent, style.mask) if each is not None]
         if max(batches) > 1:
-            checks.whole_batch(len(x), len(options["cond_or_uncond"]), self.batch if frames is None else len(frames))
+            checks.require_whole_batch(len(x), len(options[host.SIDES]), self.batch if frames is None else len(frames))
 
     def sigma_of(self, options: dict) -> float:
         """Of a model call, with what the last one left to be seen: the host waits for its device only once."""
-        sigma = options["sigmas"][0]
+        sigma = options[host.SIGMAS][0]
         conditions = self.conditions.pop(sigma.device, [])
         if conditions:
             sigma, *held = torch.stack([sigma, *(each.to(sigma) for each in conditions)]).tolist()
-            checks.even_masks(all(held))
+            checks.require_even_masks(all(held))
         sigma = float(sigma)
         self.tally.check(before=sigma)
         return sigma
@@ -97,7 +96,7 @@ class Run:
 
     def finish(self):
         """ValueError for what the last calls left to be seen."""
-        checks.even_masks(all(bool(each) for conditions in self.conditions.values() for each in conditions))
+        checks.require_even_masks(all(bool(each) for conditions in self.conditions.values() for each in conditions))
         self.tally.check()
 
 

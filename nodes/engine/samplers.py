@@ -7,7 +7,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...styleid_core.ddim import sample_ddim
-from . import logger
+from . import host, logger
 
 STOCHASTIC = ("ancestral", "sde", "ddpm", "lcm", "restart", "seeds", "sa_solver")  # parts of names, where only those can be asked
 TRIED_SIGMAS = 6  # of a sampler of ComfyUI; of others all, as some add their noise only in a part of them
@@ -35,7 +35,7 @@ def sampled_with(seed: int, model, cfg: float, sampler, sigmas: torch.Tensor) ->
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would change those of all GPUs too
         sigmas = sigmas.clone()  # uni_pc writes into them
-        extra_args = {"model_options": {"transformer_options": {"sample_sigmas": sigmas}}, "seed": seed}
+        extra_args = {"model_options": {host.TRANSFORMER_OPTIONS: {host.SAMPLE_SIGMAS: sigmas}}, "seed": seed}
         return sampler.sample(ToyGuider(model, cfg), sigmas, extra_args, None, torch.zeros_like(x), x, None, True)
 
 

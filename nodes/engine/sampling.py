@@ -37,7 +37,7 @@ def run_sampler(guider: comfy.samplers.CFGGuider, samples: torch.Tensor, sampler
     """Sample from x = `samples` (B, C, H, W) at sigmas[0] without adding noise."""
     output = guider.sample(torch.zeros_like(samples), samples, sampler, sigmas, callback=callback,
                            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED)
-    checks.prediction(output)
+    checks.require_prediction(output)
     return output.to(comfy.model_management.intermediate_device())
 
 
@@ -76,9 +76,9 @@ def keep_outside(mask: torch.Tensor, result: torch.Tensor, original: torch.Tenso
 def check_sampled(model: ModelPatcher, name: str, conditioning: list, sigmas: torch.Tensor):
     """ValueError for a CONDITIONING that is not evaluated for the whole picture at each of `sigmas`."""
     percent_to_sigma = model.get_model_object("model_sampling").percent_to_sigma
-    checks.sampled_with(name, checks.entries_of(conditioning), sigmas.tolist(), percent_to_sigma)
+    checks.require_prompts(name, checks.entries_of(conditioning), sigmas.tolist(), percent_to_sigma)
 
 
 def check_channels(model: ModelPatcher, samples: torch.Tensor, name: str):
     latent_format = model.get_model_object("latent_format")
-    checks.model_channels(latent_format.latent_channels, latent_format.latent_dimensions == 3, samples, name)
+    checks.require_model_channels(latent_format.latent_channels, latent_format.latent_dimensions == 3, samples, name)

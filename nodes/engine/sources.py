@@ -2,7 +2,6 @@
 
 import threading
 import weakref
-from collections.abc import Callable
 from functools import partial
 from types import MappingProxyType
 from typing import NamedTuple
@@ -13,8 +12,7 @@ from comfy.model_patcher import ModelPatcher
 from ...styleid_core.blocks import Block
 from ...styleid_core.features import Features, Reader, nearest_step
 from ...styleid_core.storage import map_tensors
-from . import checks
-from .company import hook_references, patcher_of
+from . import checks, host
 from .families import family_of
 from .lockstep import Companion
 from .memory import fits_in_one_batch
@@ -57,7 +55,7 @@ def check_source(name: str, features: Features, model: ModelPatcher):
             raise ValueError(f"The {name}_features are recomputed, by a model that was not the one that is sampled. Invert with the same "
                              "checkpoint, or let Capture Self-Attention keep them (feature_device auto).")
     elif features.origin and not same_weights(features.origin.weights, fingerprint(model)):
-        checks.other_weights(name)
+        checks.warn_other_weights(name)
 
 
 class Read(NamedTuple):
@@ -89,12 +87,12 @@ class Sources:
             kept = {key: each for key, each in missing.items() if not isinstance(each.source, Recomputed)}
             last.features.update({key: self.reader(each, device).read(sigma) for key, each in kept.items()})
 
-            patcher = patcher_of(self.model, options)
+            patcher = host.patcher_of(self.model, options)
             calls = {key: call_at(each, sigma, patcher) for key, each in missing.items() if key not in kept}
-            again = partial(replay, executor, model=self.model, blocks=self.blocks, device=device, options=options)
+            replay = Replay(executor, self.model, self.blocks, device, options)
             if self.family.IN_LOCKSTEP and not any(map(patched, calls.values())):
-                return last.features | {key: Companion(partial(again, each), device) for key, each in calls.items()}
-            last.features.update(replay_all(calls, again, partial(fits_in_one_batch, self.model)))
+                return last.features | {key: Companion(partial(replay.record, each), device) for key, each in calls.items()}
+            last.features.update(replay.all_of(calls))
             return last.features.copy()
 
     def reader(self, features: Features, device: torch.device) -> Reader:
@@ -107,40 +105,51 @@ class Sources:
 def call_at(features: Features, sigma: float, patcher: ModelPatcher) -> ModelCall:
     """What computes recomputed features at the step nearest to `sigma`; ValueError where `patcher` has other LoRA hooks now."""
     call = features.source.calls[nearest_step(features, sigma)]
-    if call.hooks != hook_references(patcher):
+    if call.hooks != host.hook_references(patcher):
         raise ValueError("The features are recomputed, and the prompts of inversion and sampling have different LoRA hooks. Connect "
                          "the same hooks to both, or let Capture Self-Attention keep the features (feature_device auto).")
     return call
 
 
-def replay(executor, call: ModelCall, features: dict | None = None, *, model: ModelPatcher, blocks: list[Block],
-           device: torch.device, options: dict) -> dict:
-    """`features`, with the {block: its features} of making `call` again inside another, whose `executor` and `options` are given."""
-    features = {} if features is None else features
-    options = {name: options[name] for name in ("sigmas", "sample_sigmas") if name in options} | call.options
-    arguments, kwargs = map_tensors(lambda tensor: tensor.to(device, non_blocking=device.type == "cuda"), [call.arguments, call.kwargs])
-    family = family_of(model)
-    family.record(model, options, blocks, features, (len(call.x), *call.x.shape[-2:]))
-    # Past the other wrappers, which watch the sampling and not this.
-    executor.original(*arguments, family.for_call(model, options, kwargs), **kwargs)
-    return features
+class Replay(NamedTuple):
+    """Makes the calls of inversions again inside a call of MODEL on `device`, which `executor` makes with these `options`."""
+    executor: object
+    model: ModelPatcher
+    blocks: list[Block]
+    device: torch.device
+    options: dict
+
+    def record(self, call: ModelCall, features: dict | Companion):
+        """Sets features[block] for each of the blocks."""
+        family = family_of(self.model)
+        options = {name: self.options[name] for name in (host.SIGMAS, host.SAMPLE_SIGMAS) if name in self.options} | call.options
+        arguments, kwargs = map_tensors(self.moved, [call.arguments, call.kwargs])
+        family.record(self.model, options, self.blocks, features, (len(call.x), *call.x.shape[-2:]))
+        # Past the other wrappers, which watch the sampling and not this.
+        self.executor.original(*arguments, family.for_call(self.model, options, kwargs), **kwargs)
+
+    def moved(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.to(self.device, non_blocking=self.device.type == "cuda")
+
+    def all_of(self, calls: dict[int, ModelCall]) -> dict[int, dict]:
+        """{the same key: {block: its features}}; in one batch where the calls can be made so, and memory allows it."""
+        together = joined(list(calls.values())) if len(calls) > 1 else None
+        features: dict[int, dict] = {key: {} for key in calls}
+        if together is None or not fits_in_one_batch(self.model, list(together.x.shape)):
+            for key, call in calls.items():
+                self.record(call, features[key])
+            return features
+        computed, start = {}, 0
+        self.record(together, computed)
+        for key, call in calls.items():
+            features[key] = pictures(computed, start, start + len(call.x))
+            start += len(call.x)
+        return features
 
 
 def patched(call: ModelCall) -> bool:
     """Whether other nodes take part in it, which may remember how far it has come, and would take two calls at a time for one."""
-    return any(any(call.options.get(kind, {}).values()) for kind in ("patches", "patches_replace"))
-
-
-def replay_all(calls: dict[int, ModelCall], replay: Callable[[ModelCall], dict], fits: Callable[[list[int]], bool]) -> dict[int, dict]:
-    """What `replay` gives for each of the calls, which are made in one batch where they can be and `fits(shape of x)`."""
-    together = joined(list(calls.values())) if len(calls) > 1 else None
-    if together is None or not fits(list(together.x.shape)):
-        return {key: replay(call) for key, call in calls.items()}
-    computed, parts, start = replay(together), {}, 0
-    for key, call in calls.items():
-        parts[key] = pictures(computed, start, start + len(call.x))
-        start += len(call.x)
-    return parts
+    return any(any(call.options.get(kind, {}).values()) for kind in (host.PATCHES, host.REPLACEMENTS))
 
 
 def pictures(features: dict, start: int, end: int) -> dict:
@@ -165,4 +174,4 @@ def is_plain(call: ModelCall) -> bool:
 def frame_of(call: ModelCall) -> list:
     """What plain calls have in common that can be made in one batch: shapes for each picture, and patches."""
     shapes = [each if each is None else each.shape[1:] for each in call.arguments]
-    return [*shapes, call.options.get("patches"), call.options.get("patches_replace")]
+    return [*shapes, call.options.get(host.PATCHES), call.options.get(host.REPLACEMENTS)]

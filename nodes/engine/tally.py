@@ -37,7 +37,7 @@ class Tally:
         with self.lock:
             for sigma, step in self.steps.items():
                 if sigma != before and step.missed and step.above:
-                    checks.overridden(sigma, len(step.reached & step.expected), len(step.expected), sorted(step.above))
+                    checks.refuse_overridden(sigma, len(step.reached & step.expected), len(step.expected), sorted(step.above))
 
     @property
     def blocks(self) -> set[Block]:

@@ -73,14 +73,14 @@ def stylize(model: ModelPatcher, pictures: Pictures, positive: list, settings: I
 
 def to_invert(model: ModelPatcher, pictures: Pictures, positive: list, options: Options) -> tuple[ToInvert, ToInvert]:
     """Content and style, each with its conditioning."""
-    z_content, z_style = checks.pictures(pictures.content, pictures.style)
+    z_content, z_style = checks.require_pictures(pictures.content, pictures.style)
     check_channels(model, z_content, "content")
     check_channels(model, z_style, "style")
-    checks.unused_mask(pictures.style, "style")
+    checks.warn_unused_mask(pictures.style, "style")
     name, inverted_with = inversion_prompt(positive, options)
     style_positive = options.style_positive
     if pictures.style_features is not None:
-        checks.unused_conditioning(style_positive)
+        checks.refuse_unused_conditioning(style_positive)
     elif style_positive is None:
         style_positive = for_style(name, inverted_with, z_content, z_style)
     return ToInvert(z_content, inverted_with), ToInvert(z_style, style_positive)
@@ -104,7 +104,7 @@ def check_prompts(inversions: Inversions, content: ToInvert, style: ToInvert, po
         check_sampled(model, "negative", options.negative, sigmas[sigmas <= path_of(model).sigma(options.cfg_max_sigma)])
     if inversions.request.blocks:
         span = options.start_percent, options.end_percent
-        checks.some_sigmas(injected_sigmas(model, *span, schedule.sampling), len(sigmas), *span)
+        checks.require_some_sigmas(injected_sigmas(model, *span, schedule.sampling), len(sigmas), *span)
 
 
 def given_style(inversions: Inversions, pictures: Pictures, look: Look) -> Inverted | None:
@@ -113,6 +113,6 @@ def given_style(inversions: Inversions, pictures: Pictures, look: Look) -> Inver
     if features is None:
         return None
     check_features("style", features, inversions.model)
-    checks.inverted_style(pictures.style["samples"], features, inversions.settings)
-    checks.chosen_blocks(look.blocks, inversions.request.blocks, features.blocks)
+    checks.require_inverted_style(pictures.style["samples"], features, inversions.settings)
+    checks.require_chosen_blocks(look.blocks, inversions.request.blocks, features.blocks)
     return Inverted(pictures.style["samples"], only_blocks(features, inversions.request.blocks))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -73,6 +74,32 @@ def test_what_is_shipped_works(shipped):
 def test_an_optional_node_does_not_take_the_others_with_it(shipped):
     (shipped / "styleid_core" / "metrics" / "networks.py").write_text("import torchvision_of_another_torch")
     assert transfer_with(shipped) == OURS
+
+
+def guard(pack: Path, folder: Path) -> subprocess.CompletedProcess:
+    """comfy-import-guard on the imports and calls of `pack`, beside this ComfyUI as a git repository in `folder`."""
+    repository, installed = folder / "ComfyUI", folder / "install"
+    repository.mkdir(parents=True)
+    git = ["git", "--git-dir", repository / ".git", "--work-tree", running_host().comfyui]
+    of_comfyui = ["comfy", "comfy_api", "comfy_execution", "latent_preview.py", "folder_paths.py", "nodes.py"]
+    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for arguments in (["init"], ["add", "--force", *of_comfyui], [*author, "commit", "--message", "this ComfyUI"]):
+        subprocess.run([*git, *arguments], cwd=running_host().comfyui, check=True, capture_output=True)
+    shutil.copytree(pack, installed / "custom_nodes" / "styleid")
+    command = [Path(sys.executable).with_name("comfy-import-guard"), "--cache-dir", folder, "--offline", "check", "--strict", "--comfy-dir",
+               installed, "--target", "HEAD", "--no-update"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_this_comfyui_has_what_is_imported_and_called(shipped, tmp_path):
+    checked = guard(shipped, tmp_path / "as it is")
+    assert checked.returncode == 0 and "SAFE" in checked.stdout, checked.stdout + checked.stderr
+    with (shipped / "nodes" / "engine" / "memory.py").open("a") as file:
+        file.write("\ncomfy.model_management.no_such_function()\ncomfy.utils.common_upscale()\n")
+    checked = guard(shipped, tmp_path / "broken")
+    assert checked.returncode == 1
+    for found in ("comfy.model_management.no_such_function", "comfy.utils.common_upscale"):
+        assert found in checked.stdout
 
 
 def test_the_registry_takes_it():

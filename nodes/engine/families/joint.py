@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import comfy.model_sampling
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import CONST
@@ -19,9 +18,10 @@ from ....styleid_core.blocks import Block, choose
 from ....styleid_core.features import Tokens
 from ....styleid_core.paths import Flow, ScaledFlow
 from ....styleid_core.positions import turned
+from .. import host
 from ..call import CALL, Call
 from .layouts import REFERENCES, layout_of
-from .positions import POSITIONS, Embedding, placement
+from .positions import POSITIONS, Embedding, key_move
 
 NAME = "a transformer (Flux, Chroma, Qwen-Image, Z-Image, Lumina 2, SD 3.5, Krea 2, Cosmos-Predict 2, Anima, Wan)"
 WRAPPED = WrappersMP.APPLY_MODEL
@@ -37,7 +37,7 @@ def matches(model: ModelPatcher) -> bool:
 
 def path(model: ModelPatcher) -> Flow | ScaledFlow:
     sampling = model.get_model_object("model_sampling")
-    if isinstance(sampling, getattr(comfy.model_sampling, "COSMOS_RFLOW", ())):  # not in every ComfyUI
+    if isinstance(sampling, host.SCALED_FLOW):
         return ScaledFlow()
     if not isinstance(sampling, CONST):
         raise ValueError("This model is not set to flow matching, along which it would be inverted. Remove the node that changes its "
@@ -106,14 +106,14 @@ class Attention(NamedTuple):
     q, k, v   (batch, tokens, heads, channels), views of what the model computed; k and v may have fewer heads
     picture   which of the tokens are the picture's
     mask      as ComfyUI's attention takes it, or None
-    call      `call(q, k, v, mask)` gives (batch, tokens, heads * channels)
+    original  ComfyUI's: `original(q, k, v, mask)` gives (batch, tokens, heads * channels)
     """
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
     picture: slice
     mask: torch.Tensor | None
-    call: Callable
+    original: Callable
 
     @property
     def tokens(self) -> int:
@@ -128,36 +128,36 @@ class Attention(NamedTuple):
         """x, one of q, k and v, with `part` (batch, any, heads * channels) in place of the picture's."""
         return torch.cat([x[:, :self.picture.start], part.unflatten(-1, x.shape[2:]), x[:, self.picture.stop:]], 1)
 
-    def injected(self, shared: Shared, placed: Callable | None, masks: "Masks") -> torch.Tensor:
-        """What comes out for all tokens, of which the picture's attend as `shared` says, to the styles' keys where they are `placed`,
+    def injected(self, shared: Shared, move: Callable | None, masks: "Masks") -> torch.Tensor:
+        """What comes out for all tokens, of which the picture's attend as `shared` says, to the styles' keys where they are moved,
         and the others to the picture as it is.
         """
         def attention(q, k, v):
-            return self.call(q.unflatten(-1, self.q.shape[2:]), self.among_others(k, self.k), self.among_others(v, self.v),
+            return self.original(q.unflatten(-1, self.q.shape[2:]), self.among_others(k, self.k), self.among_others(v, self.v),
                              masks.for_keys(k.shape[1]))
 
-        out = attend(self.asked(shared, placed), self.tokens, attention)
+        out = attend(self.asked(shared, move), self.tokens, attention)
         before, after = self.q[:, :self.picture.start], self.q[:, self.picture.stop:]
         others = torch.cat([before, after], 1)
         if not others.shape[1]:
             return out
-        before, after = self.call(others, self.k, self.v, masks.of_others).split([before.shape[1], after.shape[1]], 1)
+        before, after = self.original(others, self.k, self.v, masks.of_others).split([before.shape[1], after.shape[1]], 1)
         return torch.cat([before, out, after], 1)
 
-    def asked(self, shared: Shared, placed: Callable | None) -> list[Asked]:
+    def asked(self, shared: Shared, move: Callable | None) -> list[Asked]:
         """The queries, keys and values of each part."""
         queries, asked = self.of_picture(self.q), []
         if shared.own is not None:
             asked.append(Asked(shared.own, shared.own.of(queries), self.of_picture(self.k), self.of_picture(self.v)))
         for share in shared.shares:
-            k = share.style.k if placed is None else placed(share.style.k)
+            k = share.style.k if move is None else move(share.style.k)
             of_style = Asked(share.part, share.mixed(queries), k, share.style.v)
             asked.append(sharpened(of_style, self.of_picture(self.k), self.q.shape[2]) if share.auto else of_style)
         return asked
 
 
 class Masks(NamedTuple):
-    """An attention mask (..., queries or 1, keys) taken apart: what the picture's queries see, and the others'.
+    """An attention mask (..., queries or 1, keys) split: what the picture's queries see, and the others'.
 
     even   whether it tells no parts of the picture apart, which a style does not have: a truth on the mask's device, or None
     """
@@ -191,9 +191,9 @@ class Counter:
         self.last = Block("", -1, -1)
 
     def block(self, options: dict) -> Block | None:
-        if "block_index" not in options:
+        if host.NUMBER not in options:
             return None
-        side, number = options.get("block_type", "block"), options["block_index"]
+        side, number = options.get(host.SIDE, "block"), options[host.NUMBER]
         again = (side, number) == (self.last.side, self.last.number)
         self.last = Block(side, number, self.last.index + 1 if again else 0)
         return self.last
@@ -204,12 +204,12 @@ def put_inside(model: ModelPatcher, options: dict, size: tuple[int, int],
     """Let `attention_of(block, options of the call)` stand in the place of self-attentions, for pictures of a latent of `size`; where it
     gives None, or what it gives does, the call goes on as it was. What another node has put there is what both call.
     """
-    network, before = model.model.diffusion_model, options.get("optimized_attention_override")
+    network, before = model.model.diffusion_model, options.get(host.OVERRIDE)
     layout, tokens = layout_of(network), math.prod(grid(model, size))
 
-    def override(func, q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False, **kwargs):
+    def override(func, q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False, **kwargs):  # noqa: PLR0913  ComfyUI's
         proceed = func if before is None else partial(before, func)
-        call_options = kwargs.get("transformer_options") or {}
+        call_options = kwargs.get(host.TRANSFORMER_OPTIONS) or {}
         counter = call_options.get(COUNTER)
         block, out = counter and counter.block(call_options), None
         axis, length = (2, q.shape[2]) if skip_reshape else (1, q.shape[1])
@@ -227,28 +227,28 @@ def put_inside(model: ModelPatcher, options: dict, size: tuple[int, int],
         return out.unflatten(-1, (heads, -1)).transpose(1, 2) if skip_output_reshape else out
 
     override.of_styleid = True
-    options["optimized_attention_override"] = override
+    options[host.OVERRIDE] = override
     if not layout.named:
         name_blocks(options, len(getattr(network, *layout.sides.values())))
 
 
 def name_blocks(options: dict, count: int):
     """Let ComfyUI tell attention the block that it is in, as it does in other models."""
-    replacements = options.get("patches_replace", {})
-    named = replacements.get("dit", {}).copy()
+    replacements = options.get(host.REPLACEMENTS, {})
+    named = replacements.get(host.TRANSFORMER, {}).copy()
     for number in range(count):
         named["double_block", number] = partial(run_named, number, named.get(("double_block", number)))
-    options["patches_replace"] = replacements | {"dit": named}
+    options[host.REPLACEMENTS] = replacements | {host.TRANSFORMER: named}
 
 
 def run_named(number: int, replacement: Callable | None, args: dict, extra: dict) -> dict:
-    args = args | {"transformer_options": args["transformer_options"] | {"block_type": "double", "block_index": number}}
+    args = args | {host.TRANSFORMER_OPTIONS: args[host.TRANSFORMER_OPTIONS] | {host.SIDE: "double", host.NUMBER: number}}
     return replacement(args, extra) if replacement else extra["original_block"](args)
 
 
 def above(options: dict) -> str | None:
     """The name of what another node has put on top of ours since the run began."""
-    override = options.get("optimized_attention_override")
+    override = options.get(host.OVERRIDE)
     if override is None or getattr(override, "of_styleid", False):
         return None
     kind = override if hasattr(override, "__qualname__") else type(override)
@@ -263,7 +263,7 @@ def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[B
 
 
 def inject(model: ModelPatcher, options: dict, blocks: list[Block], size: tuple[int, int]):
-    placed = placement(embedding(model), options.get(POSITIONS), grid(model, size), model.load_device)
+    move = key_move(embedding(model), options.get(POSITIONS), grid(model, size), model.load_device)
 
     def attention_of(block, call_options):
         call = call_options.get(CALL)
@@ -278,7 +278,7 @@ def inject(model: ModelPatcher, options: dict, blocks: list[Block], size: tuple[
         masks = masks_of(attention.mask, attention.picture, attention.q.shape[1])
         if masks.even is not None:
             call.run.holds(masks.even)
-        return attention.injected(shared, placed, masks)
+        return attention.injected(shared, move, masks)
 
     put_inside(model, options, size, attention_of)
 
@@ -295,5 +295,5 @@ def check_shapes(block: Block, attention: Attention, shared: Shared):
 
 def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None = None) -> dict:
     """A copy, as some models write into theirs which block is at work; with the tokens of the reference latents, which not all tell."""
-    references = [math.prod(grid(model, latent.shape[-2:])) for latent in kwargs.get("ref_latents") or ()]
+    references = [math.prod(grid(model, latent.shape[-2:])) for latent in kwargs.get(host.REFERENCE_LATENTS) or ()]
     return options | {REFERENCES: references, COUNTER: Counter(), CALL: call}

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn import Module
 
+from .. import host
 from .positions import Embedding, axes_embedding, video_embedding
 
 REFERENCES = "styleid_references"  # among transformer_options: tokens of each of the pictures that a model for editing is shown
@@ -18,7 +19,7 @@ def shown(network: Module, options: dict, tokens: int) -> int:
 
 def told(network: Module, options: dict, tokens: int) -> int:
     """The same, of a model that may leave them out: as ComfyUI tells it."""
-    return sum(options.get("reference_image_num_tokens", ()))
+    return sum(options.get(host.REFERENCE_TOKENS, ()))
 
 
 def padding(network: Module, options: dict, tokens: int) -> int:
@@ -40,7 +41,7 @@ def at_the_origin(network: Module, context: Tensor, kwargs: dict) -> int:
 
 def after_the_prompt(network: Module, context: Tensor, kwargs: dict) -> int:
     """In Lumina 2 and Z-Image a picture stands behind its prompt, and behind the pictures of Z-Image Omni and theirs."""
-    shown, prompts = kwargs.get("ref_latents") or (), kwargs.get("ref_contexts") or ()
+    shown, prompts = kwargs.get(host.REFERENCE_LATENTS) or (), kwargs.get(host.REFERENCE_PROMPTS) or ()
     unpadded = shown and getattr(network, "siglip_embedder", None) is not None
     multiple, at = network.pad_tokens_multiple or 1, 0
     for prompt in [*(prompts[i] if i < len(prompts) else None for i in range(len(shown))), context]:

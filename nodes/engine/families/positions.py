@@ -55,7 +55,7 @@ def video_embedding(embedder: Module) -> Embedding:
     return Embedding([frames, spatial, spatial], at, halves=True)
 
 
-def placement(embedding: Embedding | None, positions: Positions | None, grid: tuple[int, int],
+def key_move(embedding: Embedding | None, positions: Positions | None, grid: tuple[int, int],
               device: torch.device) -> Callable[[Tensor], Tensor] | None:
     """What moves and scales keys (batch, tokens, channels) of a style beside a picture of `grid` tokens; None where nothing changes."""
     if embedding is None or positions in (None, UNMOVED):

@@ -13,6 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from ....styleid_core.attend import KEYS, Asked, Part, Share, Shared, attend, sharpened, spread
 from ....styleid_core.blocks import Block, choose
 from ....styleid_core.paths import Diffusion
+from .. import host
 from ..call import CALL, Call
 
 NAME = "a UNet with self-attention in its decoder (SD 1.x, SD 2.x, SDXL)"
@@ -102,13 +103,13 @@ def token_shapes(model: ModelPatcher, blocks: list[Block], size: tuple[int, int]
 
 
 def block_address(extra_options: dict) -> Block:
-    return Block(*extra_options["block"], extra_options["block_index"])  # torch 2.11 compiles no plain tuple that stands for one
+    return Block(*extra_options[host.BLOCK], extra_options[host.INDEX])  # torch 2.11 compiles no plain tuple that stands for one
 
 
 def put_around(options: dict, first: tuple = (), last: tuple = ()):
     """Run attn1_patches before every other, so that they meet the LayerNorm output and not what others make of it, or after."""
-    patches = options["patches"] = options.get("patches", {}).copy()
-    patches["attn1_patch"] = [*first, *patches.get("attn1_patch", []), *last]
+    patches = options[host.PATCHES] = options.get(host.PATCHES, {}).copy()
+    patches[host.ATTENTION_INPUT] = [*first, *patches.get(host.ATTENTION_INPUT, []), *last]
 
 
 def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[Block, torch.Tensor], shape: tuple[int, int, int]):
@@ -196,7 +197,7 @@ def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None
     """
     if call is None:
         return options
-    replacements = options.get("patches_replace", {}).get("attn1", {})
+    replacements = options.get(host.REPLACEMENTS, {}).get(host.ATTENTION, {})
     prepared, ours = {}, {}
     for block in call.run.blocks:
         key = block if block in replacements else (block.side, block.number)
@@ -208,7 +209,7 @@ def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None
         prepared[block] = shared
     changed = {CALL: call._replace(prepared=prepared)}
     if ours:
-        changed["patches_replace"] = options.get("patches_replace", {}) | {"attn1": replacements | ours}
+        changed[host.REPLACEMENTS] = options.get(host.REPLACEMENTS, {}) | {host.ATTENTION: replacements | ours}
     return options | changed
 
 
@@ -216,8 +217,8 @@ def for_replacement(shared: Shared) -> Shared:
     """For what another node has put in place of attention: it may need the whole picture, and may hand on the picture's own values,
     which are there even for nobody's queries.
     """
-    own = shared.own or Part(rows=torch.empty(0, dtype=torch.long))
-    return Shared(own, [share._replace(part=share.part._replace(rows=None)) for share in shared.shares])
+    own = shared.own or Part(indices=torch.empty(0, dtype=torch.long))
+    return Shared(own, [share._replace(part=share.part._replace(indices=None)) for share in shared.shares])
 
 
 def attention_apart(shared: Shared, replace: Callable | None, options: dict) -> Callable:
@@ -225,26 +226,26 @@ def attention_apart(shared: Shared, replace: Callable | None, options: dict) -> 
     tokens = shared.shares[0].content.shape[1]
 
     def attn1_replace(q, k, v, extra_options):
-        heads = extra_options["n_heads"]
+        heads = extra_options[host.HEADS]
 
         def attention(q, k, v):
             if replace is not None:
                 return replace(q, k, v, extra_options)
-            return comfy_attention.optimized_attention(q, k, v, heads, attn_precision=extra_options["attn_precision"],
+            return comfy_attention.optimized_attention(q, k, v, heads, attn_precision=extra_options[host.PRECISION],
                                                        transformer_options=options | extra_options)
 
-        return attend(taken_apart(shared, tokens, heads, q, k, v), tokens, attention, v[:, :tokens] if shared.own else None)
+        return attend(split_parts(shared, tokens, heads, q, k, v), tokens, attention, v[:, :tokens] if shared.own else None)
 
     return attn1_replace
 
 
-def taken_apart(shared: Shared, tokens: int, heads: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> list[Asked]:
+def split_parts(shared: Shared, tokens: int, heads: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> list[Asked]:
     own = [] if shared.own is None else [shared.own]
     parts = own + [share.part for share in shared.shares]
-    asked = [tokens if part.rows is None else len(part.rows) for part in parts]
-    given = [tokens for _ in own] + [share.style.shape[1] for share in shared.shares]
-    given.append(k.shape[1] - sum(given))  # the last is the sample of the picture's own
-    *k_parts, k_own = k.split(given, 1)
-    apart = list(map(Asked, parts, q.split(asked, 1), k_parts, v.split(given, 1)))
-    of_styles = [sharpened(each, k_own, heads) if share.auto else each for each, share in zip(apart[len(own):], shared.shares)]
-    return apart[:len(own)] + of_styles
+    query_counts = [tokens if part.indices is None else len(part.indices) for part in parts]
+    key_counts = [tokens for _ in own] + [share.style.shape[1] for share in shared.shares]
+    key_counts.append(k.shape[1] - sum(key_counts))  # the last is the sample of the picture's own
+    *k_parts, k_own = k.split(key_counts, 1)
+    asked = list(map(Asked, parts, q.split(query_counts, 1), k_parts, v.split(key_counts, 1)))
+    of_styles = [sharpened(each, k_own, heads) if share.auto else each for each, share in zip(asked[len(own):], shared.shares)]
+    return asked[:len(own)] + of_styles
