@@ -24,7 +24,7 @@ WEB_DIRECTORY = "web"  # the help panel's pages, and what the page does when a p
 
 
 def scores() -> list[type[io.ComfyNode]]:
-    """StyleID Scores, unless torchvision cannot be loaded (RuntimeError: it belongs to another torch): the others do without."""
+    """StyleID Scores, unless torchvision cannot be loaded (RuntimeError: it belongs to another torch)."""
     try:
         return [importlib.import_module(".nodes.styleid_scores", __name__).StyleIDScores]
     except (ImportError, OSError, RuntimeError) as error:
@@ -35,8 +35,9 @@ def scores() -> list[type[io.ComfyNode]]:
 class StyleIDExtension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [StyleIDSampler, StyleIDOptions, CaptureSelfAttention, DDIMInvert, LatentAdaIN, InjectStyleKV, StyleIDCurve, StyleIDSweep,
-                StyleIDStartFrequencies, StyleIDPositions, FireFlowSampler, SaveStyleIDFeatures, LoadStyleIDFeatures, *scores()]
+        return [StyleIDSampler, StyleIDOptions, CaptureSelfAttention, DDIMInvert, LatentAdaIN, InjectStyleKV,
+                StyleIDCurve, StyleIDSweep, StyleIDStartFrequencies, StyleIDPositions, FireFlowSampler,
+                SaveStyleIDFeatures, LoadStyleIDFeatures, *scores()]
 
 
 async def comfy_entrypoint() -> StyleIDExtension:

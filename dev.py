@@ -14,8 +14,8 @@ from tools.server import serve, unused_port
 
 BASE = WORK / "base"
 IMAGES = ROOT / "tools" / "demo" / "images"
-COMPANY = [f"tests/in_comfyui/test_{name}.py" for name in ("company", "frames", "guiders", "other_nodes", "packs", "transformers_company",
-                                                        "two_gpus")]
+COMPANY = [f"tests/in_comfyui/test_{name}.py" for name in (
+    "company", "frames", "guiders", "other_nodes", "packs", "transformers_company", "two_gpus")]
 
 
 def host_of(options) -> Host:
@@ -33,7 +33,8 @@ def demo(options) -> int:
 
 def module(host: Host, name: str, *arguments) -> int:
     """Exit status of `python -m name` in the environment of `host`."""
-    with child([host.python, "-m", name, *arguments], cwd=ROOT, env=os.environ | {"COMFYUI_PATH": str(host.comfyui)}) as process:
+    environment = os.environ | {"COMFYUI_PATH": str(host.comfyui)}
+    with child([host.python, "-m", name, *arguments], cwd=ROOT, env=environment) as process:
         return process.wait()
 
 
@@ -84,36 +85,47 @@ def look(options) -> int:
 
 def parse_arguments():
     parser = argparse.ArgumentParser(description="ComfyUI-StyleID on a private ComfyUI.")
-    commands = parser.add_subparsers(required=True, metavar="demo | test | serve | figures | train | evaluate | bench | campaign")
+    commands = parser.add_subparsers(required=True,
+                                     metavar="demo | test | serve | figures | train | evaluate | bench | campaign")
     host = argparse.ArgumentParser(add_help=False)
     which = host.add_mutually_exclusive_group()
-    which.add_argument("--comfyui", metavar="PATH", help="a ComfyUI folder of your own (default: COMFYUI_PATH, or a downloaded one)")
-    which.add_argument("--host", metavar="VERSION", choices=RELEASES, help=f"which ComfyUI to download: {', '.join(RELEASES)}")
+    which.add_argument("--comfyui", metavar="PATH",
+                       help="a ComfyUI folder of your own (default: COMFYUI_PATH, or a downloaded one)")
+    which.add_argument("--host", metavar="VERSION", choices=RELEASES,
+                       help=f"which ComfyUI to download: {', '.join(RELEASES)}")
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument("--port", type=unused_port, help="default: a free one")
-    server.add_argument("--checkpoint", type=checkpoint_file, metavar="FILE", help="an SD 1.x checkpoint (default: a small built-in model)")
+    server.add_argument("--checkpoint", type=checkpoint_file, metavar="FILE",
+                        help="an SD 1.x checkpoint (default: a small built-in model)")
 
-    command = commands.add_parser("demo", parents=[host, server], help="stylize one picture and put it side by side in output/")
+    command = commands.add_parser("demo", parents=[host, server],
+                                  help="stylize one picture and put it side by side in output/")
     command.add_argument("--content", type=existing_file, metavar="IMAGE", default=IMAGES / "content.jpg")
     command.add_argument("--style", type=existing_file, metavar="IMAGE", default=IMAGES / "strokes.jpg")
     command.set_defaults(command=demo)
     command = commands.add_parser("test", parents=[host], help="lint, then all tests; further arguments go to pytest")
-    command.add_argument("--gpu", action="store_true", help="run the tests in ComfyUI on the GPU, with those that need one")
-    command.add_argument("--packs", type=existing_folder, metavar="DIR", help="packs of others, to test beside this one")
-    command.add_argument("--company", action="store_true", help="only the tests beside other nodes; with --packs it writes docs/company.md")
+    command.add_argument("--gpu", action="store_true",
+                         help="run the tests in ComfyUI on the GPU, with those that need one")
+    command.add_argument("--packs", type=existing_folder, metavar="DIR",
+                         help="packs of others, to test beside this one")
+    command.add_argument("--company", action="store_true",
+                         help="only the tests beside other nodes; with --packs it writes docs/company.md")
     command.add_argument("--all", action="store_true", help="also what takes long, and the campaign for five minutes")
     command.set_defaults(command=test)
     command = commands.add_parser("serve", parents=[host, server], help="the same ComfyUI with its web page")
     command.set_defaults(command=look)
-    command = commands.add_parser("figures", parents=[host], help="draw the pictures of the README from the built-in models")
+    command = commands.add_parser("figures", parents=[host],
+                                  help="draw the pictures of the README from the built-in models")
     command.set_defaults(command=figures)
     command = commands.add_parser("train", parents=[host], help="train the built-in models: --images DIR ...")
     command.set_defaults(command=train)
-    command = commands.add_parser("evaluate", parents=[host], help="stylize and measure all pairs: --content DIR --style DIR --out DIR ...")
+    command = commands.add_parser("evaluate", parents=[host],
+                                  help="stylize and measure all pairs: --content DIR --style DIR --out DIR ...")
     command.set_defaults(command=evaluate)
     command = commands.add_parser("bench", parents=[host], help="measure time and memory beside the bare model calls")
     command.set_defaults(command=bench)
-    command = commands.add_parser("campaign", parents=[host], help="random faults from a seed: --minutes M --seed S --only PART")
+    command = commands.add_parser("campaign", parents=[host],
+                                  help="random faults from a seed: --minutes M --seed S --only PART")
     command.set_defaults(command=campaign)
 
     options, options.rest = parser.parse_known_args()

@@ -14,11 +14,13 @@ class CaptureSelfAttention(io.ComfyNode):
             node_id="CaptureSelfAttention",
             display_name="Capture Self-Attention",
             category="styleid",
-            description="Marks the blocks whose self-attention DDIM Invert records. Sampling with the model is not changed.",
+            description="Marks the blocks whose self-attention DDIM Invert records. Sampling with the model is not "
+                        "changed.",
             search_aliases=["styleid", "style transfer", "attention features", "record attention"],
             inputs=[
-                io.Model.Input("model", tooltip="A UNet (SD 1.x, SD 2.x, SDXL) or a transformer (Flux, Chroma, Qwen-Image, Z-Image, "
-                                                "SD 3.5, Krea 2, and others). LoRAs applied before this node are included."),
+                io.Model.Input("model", tooltip="A UNet (SD 1.x, SD 2.x, SDXL) or a transformer (Flux, Chroma, "
+                                                "Qwen-Image, Z-Image, SD 3.5, Krea 2, and others). LoRAs applied "
+                                                "before this node are included."),
                 inputs.blocks(),
                 inputs.feature_dtype(advanced=True),
                 inputs.feature_device(advanced=True),

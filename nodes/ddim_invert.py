@@ -15,24 +15,31 @@ class DDIMInvert(io.ComfyNode):
             node_id="DDIMInvert",
             display_name="DDIM Invert",
             category="styleid",
-            description="Runs the deterministic DDIM sampler backwards, from a picture to the noise the model would draw it from. Also "
-                        "records the self-attention when the model comes from Capture Self-Attention.",
+            description="Runs the deterministic DDIM sampler backwards, from a picture to the noise the model would "
+                        "draw it from. Also records the self-attention when the model comes from Capture "
+                        "Self-Attention.",
             search_aliases=["styleid", "inversion", "unsampler", "invert", "reverse ddim"],
             inputs=[
-                io.Model.Input("model", tooltip="From Capture Self-Attention to get features, or any model to get only the noise."),
-                io.Latent.Input("latent", tooltip="The encoded picture, or a batch; its mask, if it has one, limits what is stylized."),
+                io.Model.Input("model", tooltip="From Capture Self-Attention to get features, or any model to get only "
+                                                "the noise."),
+                io.Latent.Input("latent", tooltip="The encoded picture, or a batch; its mask, if it has one, limits "
+                                                  "what is stylized."),
                 inputs.positive(),
-                inputs.steps("Model calls of the inversion: the paper uses 50. Use the same number for content and style."),
+                inputs.steps("Model calls of the inversion: the paper uses 50. Use the same number for content and "
+                             "style."),
                 inputs.schedule(),
                 inputs.denoise(advanced=True),
                 inputs.refine(advanced=True),
                 inputs.inversion(advanced=True),
                 io.Boolean.Input("round_trip", default=False, optional=True, advanced=True,
-                                 tooltip="Also sample the noise again and log how far that ends from the picture, in as many steps."),
+                                 tooltip="Also sample the noise again and log how far that ends from the picture, in "
+                                         "as many steps."),
             ],
             outputs=[
-                io.Latent.Output(display_name="noise", tooltip="Sample from it with the sigmas and without added noise."),
-                inputs.FeaturesType.Output(display_name="features", tooltip="Self-attention inputs of every step, for Inject Style K/V."),
+                io.Latent.Output(display_name="noise",
+                                 tooltip="Sample from it with the sigmas and without added noise."),
+                inputs.FeaturesType.Output(display_name="features",
+                                           tooltip="Self-attention inputs of every step, for Inject Style K/V."),
                 io.Sigmas.Output(display_name="sigmas", tooltip="The sigmas to sample the noise with."),
             ],
         )

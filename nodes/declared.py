@@ -23,7 +23,8 @@ LINKED = {  # by the type of an input: whether a value can be one
     "MASK": lambda value: isinstance(value, torch.Tensor),
     "IMAGE": lambda value: isinstance(value, torch.Tensor),
     "SIGMAS": lambda value: isinstance(value, torch.Tensor),
-    "CURVE": lambda value: hasattr(value, "interp") or isinstance(value, (list, tuple, dict)),  # also as the Curve Editor saves one
+    # Also as the Curve Editor saves one.
+    "CURVE": lambda value: hasattr(value, "interp") or isinstance(value, (list, tuple, dict)),
     "STYLEID_FEATURES": lambda value: isinstance(value, Features),
     "STYLEID_OPTIONS": lambda value: isinstance(value, Options),
 }
@@ -31,7 +32,7 @@ SET = {"INT": Integral, "FLOAT": Real, "STRING": str, "BOOLEAN": bool}  # by the
 
 
 def declared(execute):
-    """`execute` of a node, with a ValueError for an input that its schema does not have, or a value that it does not allow."""
+    """`execute` of a node, with a ValueError for an input or a value that its schema does not allow."""
     parameters = inspect.signature(execute)
 
     @wraps(execute)
@@ -39,8 +40,8 @@ def declared(execute):
         schema = cls.define_schema()
         unknown = [name for name in named if name not in parameters.parameters]
         if unknown:
-            raise ValueError(f"There is no input {unknown[0]} in {schema.display_name}: the graph was made with another version. Add "
-                             "the node again.")
+            raise ValueError(f"There is no input {unknown[0]} in {schema.display_name}: the graph was made with "
+                             "another version. Add the node again.")
         arrived = parameters.bind(cls, *values, **named).arguments
         for each in schema.inputs:
             if arrived.get(each.id) is not None or each.id in arrived and not each.optional:
@@ -54,15 +55,18 @@ def check(each: io.Input, value):
     kind = each.get_io_type()
     if kind in LINKED:
         if not LINKED[kind](value):
-            raise ValueError(f"The input {each.id} is {shown(value)}, and a link of the type {kind} belongs there. Connect one.")
+            raise ValueError(f"The input {each.id} is {shown(value)}, and a link of the type {kind} belongs there. "
+                             "Connect one.")
     elif kind == "COMBO":
         if value not in each.options:
-            raise ValueError(f"The setting {each.id} is {shown(value)}. Choose from {', '.join(map(str, each.options))}.")
+            raise ValueError(f"The setting {each.id} is {shown(value)}. Choose from "
+                             f"{', '.join(map(str, each.options))}.")
     elif not isinstance(value, SET[kind]):
         raise ValueError(f"The setting {each.id} is {shown(value)}, and its type is {kind}.")
     elif kind in ("INT", "FLOAT") and not each.min <= value <= each.max:
         unlike = "" if math.isfinite(value) else ", which is not a number"
-        raise ValueError(f"The setting {each.id} is {value:g}{unlike}. Set it to one from {each.min:g} to {each.max:g}.")
+        raise ValueError(f"The setting {each.id} is {value:g}{unlike}. Set it to one from {each.min:g} to "
+                         f"{each.max:g}.")
 
 
 def shown(value) -> str:

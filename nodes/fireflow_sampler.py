@@ -14,11 +14,12 @@ class FireFlowSampler(io.ComfyNode):
             node_id="FireFlowSampler",
             display_name="FireFlow Sampler",
             category="styleid",
-            description="The sampler that belongs to the inversion fireflow of DDIM Invert: for flow models, nearly as true as two model "
-                        "calls a step, in one.",
+            description="The sampler that belongs to the inversion fireflow of DDIM Invert: for flow models, nearly as "
+                        "true as two model calls a step, in one.",
             search_aliases=["styleid", "fireflow", "rectified flow", "inversion", "unsampler"],
             inputs=[],
-            outputs=[io.Sampler.Output(tooltip="For SamplerCustom, with the sigmas of DDIM Invert and without added noise.")],
+            outputs=[io.Sampler.Output(tooltip="For SamplerCustom, with the sigmas of DDIM Invert and without added "
+                                               "noise.")],
         )
 
     @classmethod

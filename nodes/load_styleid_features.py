@@ -14,15 +14,18 @@ class LoadStyleIDFeatures(io.ComfyNode):
             node_id="LoadStyleIDFeatures",
             display_name="Load StyleID Features",
             category="styleid",
-            description="Reads what Save StyleID Features has written, in place of a DDIM Invert. The features stay in the file and are "
-                        "read step by step, so that they take no memory.",
+            description="Reads what Save StyleID Features has written, in place of a DDIM Invert. The features stay in "
+                        "the file and are read step by step, so that they take no memory.",
             search_aliases=["styleid", "load style", "load inversion", "import features"],
             inputs=[
-                io.Combo.Input("file", options=saved_files(), tooltip="A file in models/styleid_features; press R to read the list again."),
+                io.Combo.Input("file", options=saved_files(),
+                               tooltip="A file in models/styleid_features; press R to read the list again."),
             ],
             outputs=[
-                io.Latent.Output(display_name="noise", tooltip="As DDIM Invert gives it: for Latent AdaIN, or to sample from."),
-                inputs.FeaturesType.Output(display_name="features", tooltip="As DDIM Invert gives them, for Inject Style K/V."),
+                io.Latent.Output(display_name="noise",
+                                 tooltip="As DDIM Invert gives it: for Latent AdaIN, or to sample from."),
+                inputs.FeaturesType.Output(display_name="features",
+                                           tooltip="As DDIM Invert gives them, for Inject Style K/V."),
                 io.Sigmas.Output(display_name="sigmas", tooltip="The sigmas to sample the noise with."),
             ],
         )

@@ -16,17 +16,19 @@ class StyleIDSampler(io.ComfyNode):
             node_id="StyleIDSampler",
             display_name="StyleID Sampler",
             category="styleid",
-            description="Draws the content picture in the style of another, without training: inverts both, re-colors the content's "
-                        "noise and samples it with the style's self-attention (StyleID, CVPR 2024).",
+            description="Draws the content picture in the style of another, without training: inverts both, re-colors "
+                        "the content's noise and samples it with the style's self-attention (StyleID, CVPR 2024).",
             search_aliases=["styleid", "style transfer", "style injection", "artistic style", "neural style"],
             inputs=[
-                io.Model.Input("model", tooltip="A UNet (SD 1.x, SD 2.x, SDXL) or a transformer (Flux, Chroma, Qwen-Image, Z-Image, "
-                                                "SD 3.5, Krea 2, and others)."),
-                io.Latent.Input("content", tooltip="The encoded picture, or a batch, whose shapes are kept; a mask on it limits what is "
-                                                   "stylized."),
-                io.Latent.Input("style", tooltip="The encoded picture whose style is taken, of any size; one for all, or one for each."),
+                io.Model.Input("model", tooltip="A UNet (SD 1.x, SD 2.x, SDXL) or a transformer (Flux, Chroma, "
+                                                "Qwen-Image, Z-Image, SD 3.5, Krea 2, and others)."),
+                io.Latent.Input("content", tooltip="The encoded picture, or a batch, whose shapes are kept; a mask on "
+                                                   "it limits what is stylized."),
+                io.Latent.Input("style", tooltip="The encoded picture whose style is taken, of any size; one for all, "
+                                                 "or one for each."),
                 inputs.positive(),
-                inputs.steps("Steps of each inversion and of the sampling, so three times as many model calls. The paper uses 50."),
+                inputs.steps("Steps of each inversion and of the sampling, so three times as many model calls. The "
+                             "paper uses 50."),
                 inputs.gamma(),
                 inputs.temperature(),
                 inputs.color_strength(),
@@ -34,11 +36,13 @@ class StyleIDSampler(io.ComfyNode):
                 inputs.schedule(),
                 io.Combo.Input("preset", options=[CUSTOM, *PRESETS], default=CUSTOM, optional=True,
                                extra_dict={"presets": {name: preset._asdict() for name, preset in PRESETS.items()}},
-                               tooltip="Fills in gamma, temperature, color_strength and blocks; what is linked there counts. custom "
-                                       "leaves them to you."),
+                               tooltip="Fills in gamma, temperature, color_strength and blocks; what is linked there "
+                                       "counts. custom leaves them to you."),
                 inputs.FeaturesType.Input("style_features", optional=True,
-                                          tooltip="From Load StyleID Features, with its noise in style: the style is not inverted again."),
-                inputs.OptionsType.Input("options", optional=True, tooltip="From StyleID Options: guidance, denoise, memory, and more."),
+                                          tooltip="From Load StyleID Features, with its noise in style: the style is "
+                                                  "not inverted again."),
+                inputs.OptionsType.Input("options", optional=True,
+                                         tooltip="From StyleID Options: guidance, denoise, memory, and more."),
             ],
             outputs=[io.Latent.Output(tooltip="The stylized picture, for VAE Decode.")],
         )
@@ -46,8 +50,8 @@ class StyleIDSampler(io.ComfyNode):
     @classmethod
     @declared
     @filled_in
-    def execute(cls, model, content, style, positive, steps=50, gamma=0.75, temperature=1.5, color_strength=1.0, blocks="auto",
-                schedule="official", preset=CUSTOM, style_features=None, options=None) -> io.NodeOutput:
+    def execute(cls, model, content, style, positive, steps=50, gamma=0.75, temperature=1.5, color_strength=1.0,
+                blocks="auto", schedule="official", preset=CUSTOM, style_features=None, options=None) -> io.NodeOutput:
         options = options or Options()
-        return io.NodeOutput(stylize(model, Pictures(content, style, style_features), positive, options.inversion(steps, schedule),
-                                     Look(gamma, temperature, color_strength, blocks), options))
+        pictures, look = Pictures(content, style, style_features), Look(gamma, temperature, color_strength, blocks)
+        return io.NodeOutput(stylize(model, pictures, positive, options.inversion(steps, schedule), look, options))

@@ -4,12 +4,14 @@ import torch
 from torch import Tensor
 
 
-def adain(content: Tensor, style: Tensor, strength: float = 1.0, mask: Tensor | None = None, style_mask: Tensor | None = None) -> Tensor:
-    """Give `content` (B, C, ..., H, W) the channel means and deviations of `style` (B or 1, C, ..., any H, any W), per image.
+def adain(content: Tensor, style: Tensor, strength: float = 1.0, mask: Tensor | None = None,
+          style_mask: Tensor | None = None) -> Tensor:
+    """Give `content` (B, C, ..., H, W) the channel means and deviations of `style` (B or 1, C, ..., any H, any W), per
+    image.
 
-    `strength` goes from 0 (content unchanged) to 1 (the paper). Deviations are unbiased, over height and width. The masks, both
-    (B or 1, 1, ..., H, W) in 0..1 of their picture, weigh what is measured; the content changes where `mask` is above 0, as far as it says.
-    Where `mask` leaves nothing, it stays.
+    `strength` goes from 0 (content unchanged) to 1 (the paper). Deviations are unbiased, over height and width. The
+    masks, both (B or 1, 1, ..., H, W) in 0..1 of their picture, weigh what is measured; the content changes where
+    `mask` is above 0, as far as it says. Where `mask` leaves nothing, it stays.
     One content with several styles, or the reverse, broadcasts over the batch.
     """
     (mu_c, sigma_c), (mu_s, sigma_s) = moments(content, mask), moments(style, style_mask)
@@ -19,7 +21,7 @@ def adain(content: Tensor, style: Tensor, strength: float = 1.0, mask: Tensor | 
 
 
 def moments(z: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased deviation of each channel of z (B, C, ..., H, W), under weights (B or 1, 1, ..., H, W) where there are any."""
+    """Mean and unbiased deviation of each channel of z (B, C, ..., H, W), weighed by (B or 1, 1, ..., H, W) or not."""
     if weights is None:
         return z.mean((-2, -1), keepdim=True), z.std((-2, -1), keepdim=True)
     total = weights.sum((-2, -1), keepdim=True).clamp_min(1e-12)

@@ -3,9 +3,10 @@
     out = own.weight * attention(own.q, own.k, own.v)
     for s in shares: out += s.weight * attention(mix(own.q, s), s.k, s.v)
 
-for each query token of the picture, where s.k and s.v are the keys and values of one style alone. One style that has all of every
-token is StyleID (Chung et al., arXiv 2312.09008, eq. 4-7). A UNet mixes and attends at the input of its projections, see
-`attention`: the queries of all parts go through them one after the other, as do their keys, and are split again.
+for each query token of the picture, where s.k and s.v are the keys and values of one style alone. One style that has
+all of every token is StyleID (Chung et al., arXiv 2312.09008, eq. 4-7). A UNet mixes and attends at the input of its
+projections, see `attention`: the queries of all parts go through them one after the other, as do their keys, and are
+split again.
 """
 
 from collections.abc import Callable
@@ -58,7 +59,7 @@ class Share(NamedTuple):
 
 
 class Shared(NamedTuple):
-    """What one self-attention attends to: the picture's `own` keys, or None where nobody asks for them, and those of styles."""
+    """What one self-attention attends to: the picture's `own` keys, where anybody asks for them, and styles'."""
     own: Part | None
     shares: list[Share]
 
@@ -77,8 +78,8 @@ class Shared(NamedTuple):
 def divided(weights: list[Tensor]) -> list[Part | None]:
     """The parts of the picture's own keys and then of each style, by the weights (batch or 1, tokens, 1) of the styles.
 
-    None for one that nobody attends to, and for all of them where no style has a weight. Weights that sum above 1 are divided by
-    their sum.
+    None for one that nobody attends to, and for all of them where no style has a weight. Weights that sum above 1 are
+    divided by their sum.
     """
     if len(weights) == 1 and torch.all(weights[0] >= 1):
         return [None, Part()]
@@ -103,7 +104,8 @@ def attend(asked: list[Asked], tokens: int, attention: Callable[[Tensor, Tensor,
            own_values: Tensor | None = None) -> Tensor:
     """The sum over the parts: (batch, tokens, channels); `attention(q, k, v)` is called for each that has queries.
 
-    A perturbed attention (PAG) hands the values on, so that every token attends to itself: those are then the picture's own.
+    A perturbed attention (PAG) hands the values on, so that every token attends to itself: those are then the picture's
+    own.
     """
     out = None
     for part, q, k, v in asked:
@@ -134,10 +136,11 @@ def spread(tokens: Tensor, count: int) -> Tensor:
 
 
 def temperatures(q: Tensor, k_own: Tensor, k_style: Tensor, heads: int) -> Tensor:
-    """(batch, 1, channels): for each head the factor on q that gives its logits over the style's keys the deviation that they
-    would have over the picture's own, measured on some of both, and within AUTO_RANGE.
+    """(batch, 1, channels): for each head the factor on q that gives its logits over the style's keys the deviation
+    that they would have over the picture's own, measured on some of both, and within AUTO_RANGE.
 
-    It is the reason that the paper gives for its fixed 1.5. Where keys have fewer heads, each serves several of the queries'.
+    It is the reason that the paper gives for its fixed 1.5. Where keys have fewer heads, each serves several of the
+    queries'.
     """
     width = q.shape[-1] // heads
     q, *keys = (spread(x, count).unflatten(-1, (-1, width)).transpose(1, 2).float() for x, count in (

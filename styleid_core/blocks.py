@@ -7,22 +7,25 @@ from typing import NamedTuple
 
 
 class Block(NamedTuple):
-    """Where a self-attention sits, as ComfyUI addresses it: ("output", number of the block, index of the self-attention in it)."""
+    """Where a self-attention sits, as ComfyUI addresses it: ("output", number of the block, index of the self-attention
+    in it).
+    """
     side: str
     number: int
     index: int
 
 
 class Item(NamedTuple):
-    """One item of the grammar: blocks of a side (None: the only one) by their numbers, and of each the self-attentions with these indices
-    (None: all).
+    """One item of the grammar: blocks of a side (None: the only one) by their numbers, and of each the self-attentions
+    with these indices (None: all).
     """
     side: str | None
     numbers: range
     indices: range | None
 
     def __contains__(self, block: Block) -> bool:
-        return block.side == self.side and block.number in self.numbers and (self.indices is None or block.index in self.indices)
+        here = block.side == self.side and block.number in self.numbers
+        return here and (self.indices is None or block.index in self.indices)
 
 
 _NUMBER = r"(\d{1,4})"
@@ -33,11 +36,11 @@ LONGEST_QUOTE = 40
 
 
 def parse_blocks(text: str) -> list[Item]:
-    """The items of a list of blocks "N" or "N-M", each with "@ I" or "@ I-J" for some of its self-attentions, and with a word for their
-    side before it or before an earlier one.
+    """The items of a list of blocks "N" or "N-M", each with "@ I" or "@ I-J" for some of its self-attentions, and with
+    a word for their side before it or before an earlier one.
 
-    Commas, semicolons and lines separate. Any dash will do, as word processors replace the hyphen. Raises ValueError quoting the item
-    that is none of these, or whose range runs backwards.
+    Commas, semicolons and lines separate. Any dash will do, as word processors replace the hyphen. Raises ValueError
+    quoting the item that is none of these, or whose range runs backwards.
     """
     items, side = [], None
     for item in _SEPARATOR.split(text.strip(",; \t\n")):
@@ -66,21 +69,23 @@ def parse_item(item: str, text: str, side: str | None) -> Item:
 
 
 def choose(text: str, available: list[Block]) -> list[Block]:
-    """Those of a model's self-attentions, `available`, that `text` names; ValueError for a part that names none of them."""
+    """Those of a model's self-attentions, `available`, that `text` names; ValueError for a part that names none."""
     sides = list(dict.fromkeys(block.side for block in available))
     count = Counter(block[:2] for block in available)
     items = []
     for item in parse_blocks(text):
         if item.side is None and len(sides) > 1:
-            raise ValueError(f"blocks {quote(text)}: this model has {listed(available)}. Write {' or '.join(sides)} before the numbers.")
+            raise ValueError(f"blocks {quote(text)}: this model has {listed(available)}. Write {' or '.join(sides)} "
+                             "before the numbers.")
         item = item._replace(side=item.side or sides[0])
         for number in item.numbers:
             if (item.side, number) not in count:
-                raise ValueError(f"blocks {quote(text)}: {item.side} block {number} of this model has no self-attention. "
+                raise ValueError(f"blocks {quote(text)}: {item.side} block {number} of this model has no "
+                                 "self-attention. "
                                  f'Choose from {listed(available)}, or write "auto".')
             if item.indices and item.indices[-1] >= count[item.side, number]:
-                raise ValueError(f"blocks {quote(text)}: the transformers in {item.side} block {number} of this model are numbered "
-                                 f"0 to {count[item.side, number] - 1}.")
+                raise ValueError(f"blocks {quote(text)}: the transformers in {item.side} block {number} of this model "
+                                 f"are numbered 0 to {count[item.side, number] - 1}.")
         items.append(item)
     return [block for block in available if any(block in item for item in items)]
 

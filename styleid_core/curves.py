@@ -21,8 +21,8 @@ def shaped(shape: str, start: float, end: float) -> Curve:
 
 
 def progress(sigmas: list[float], sigma: float) -> float:
-    """Where `sigma` lies among the N ascending `sigmas` of an inversion: i / (N - 1) at the i-th from the noisiest, between two of them
-    along log sigma, and never outside of 0 to 1.
+    """Where `sigma` lies among the N ascending `sigmas` of an inversion: i / (N - 1) at the i-th from the noisiest,
+    between two of them along log sigma, and never outside of 0 to 1.
     """
     if len(sigmas) == 1:
         return 0.0

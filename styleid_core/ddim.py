@@ -23,13 +23,13 @@ def sample_ddim(model, x, sigmas, extra_args=None, callback=None, disable=None):
     return x
 
 
-def sample_ddim_inversion(model, x, sigmas, extra_args=None, callback=None, disable=None, *,  # noqa: PLR0913  k-diffusion's
-                          evaluated, path, refine=()):
+def sample_ddim_inversion(model, x, sigmas, extra_args=None,  # noqa: PLR0913  k-diffusion's
+                          callback=None, disable=None, *, evaluated, path, refine=()):
     """DDIM inversion from x at sigmas[0] up to sigmas[-1]; sigmas (N + 1,) ascending.
 
-    Step i evaluates the model at evaluated[i] (N,), with z unchanged along `path`: see `Schedule` and `paths`. With `refine`, a `Refine`
-    for each step, it asks again at sigmas[i + 1] for the x that it has just found, and goes along a mean of what it was told. The callback
-    gets x after its step.
+    Step i evaluates the model at evaluated[i] (N,), with z unchanged along `path`: see `Schedule` and `paths`. With
+    `refine`, a `Refine` for each step, it asks again at sigmas[i + 1] for the x that it has just found, and goes along
+    a mean of what it was told. The callback gets x after its step.
     """
     evaluated = evaluated.to(sigmas)
     for i in trange(len(sigmas) - 1, disable=disable):
@@ -37,7 +37,8 @@ def sample_ddim_inversion(model, x, sigmas, extra_args=None, callback=None, disa
         if refine:
             predictions = [eps]
             for _ in range(refine[i].rounds):
-                eps, denoised = predict_eps(model, x + eps * (sigmas[i + 1] - sigmas[i]), sigmas[i + 1], extra_args or {})
+                reached = x + eps * (sigmas[i + 1] - sigmas[i])
+                eps, denoised = predict_eps(model, reached, sigmas[i + 1], extra_args or {})
                 predictions.append(eps)
             eps = refine[i].mean(predictions)
         x = x + eps * (sigmas[i + 1] - sigmas[i])
@@ -49,7 +50,8 @@ def sample_ddim_inversion(model, x, sigmas, extra_args=None, callback=None, disa
 def sample_fireflow(model, x, sigmas, extra_args=None, callback=None, disable=None):
     """FireFlow (Deng et al., arXiv 2412.07517) from x at sigmas[0] to sigmas[-1], up or down: (N + 1,).
 
-    A step goes along the prediction at its middle, where the prediction of the last step's middle has led. The first one asks twice.
+    A step goes along the prediction at its middle, where the prediction of the last step's middle has led. The first
+    one asks twice.
     """
     eps = None
     for i in trange(len(sigmas) - 1, disable=disable):

@@ -25,8 +25,8 @@ class Tokens(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """steps[i][k]: n (batch, tokens, channels) or Tokens of the k-th block at the i-th sigma of `Features`, as `storage.store`
-    keeps it.
+    """steps[i][k]: n (batch, tokens, channels) or Tokens of the k-th block at the i-th sigma of `Features`, as
+    `storage.store` keeps it.
     """
     steps: list[list]
 
@@ -46,14 +46,16 @@ class Origin(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What self-attention gets, one per inversion step and block: inputs n (LayerNorm outputs) of a UNet, Tokens of a transformer.
+    """What self-attention gets, one per inversion step and block: inputs n (LayerNorm outputs) of a UNet, Tokens of a
+    transformer.
 
     sigmas  S floats            the sigma the model was evaluated at on each step
     blocks  K blocks            which self-attentions were captured; none when nothing was asked for
     source  a named tuple       what gives those of a step: `Kept`, or what the host computes them from again
     latent  (batch, C, H, W)    what was inverted
     origin                      what a file tells about it
-    position                    where the picture stood among the model's positions; of transformers that have it behind the prompt
+    position                    where the picture stood among the model's positions; of transformers that have it behind
+                                the prompt
 
     Lists and tuples all through, because ComfyUI's memory-pressure cache counts tensors only inside those.
     """
@@ -65,7 +67,7 @@ class Features(NamedTuple):
     position: int = 0
 
     def __repr__(self) -> str:
-        """Short: with every error ComfyUI keeps the text of a node's inputs in its history, and tensors have long ones."""
+        """Short: with every error ComfyUI keeps the text of a node's inputs in its history."""
         return f"Features({len(self.sigmas)} steps of {len(self.blocks)} blocks, latent {list(self.latent.shape)})"
 
     @property
@@ -81,7 +83,8 @@ def only_blocks(features: Features, blocks: list[Block]) -> Features:
     """Those of `blocks`, all of which were captured; no tensor is copied, and of all blocks `features` themselves."""
     if blocks == features.blocks:
         return features
-    return features._replace(blocks=blocks, source=features.source.only([features.blocks.index(block) for block in blocks]))
+    indices = [features.blocks.index(block) for block in blocks]
+    return features._replace(blocks=blocks, source=features.source.only(indices))
 
 
 def nearest_step(features: Features, sigma: float) -> int:
@@ -93,7 +96,8 @@ def nearest_step(features: Features, sigma: float) -> int:
     captured = [math.log(s) for s in features.sigmas]
     target = math.log(sigma)
     step = min(range(len(captured)), key=lambda i: abs(captured[i] - target))
-    spacing = max((abs(captured[step] - captured[i]) for i in (step - 1, step + 1) if 0 <= i < len(captured)), default=0.0)
+    neighbors = [captured[i] for i in (step - 1, step + 1) if 0 <= i < len(captured)]
+    spacing = max((abs(captured[step] - neighbor) for neighbor in neighbors), default=0.0)
     if abs(captured[step] - target) > max(1.5 * spacing, 1e-3):
         raise ValueError(f"No features were captured near sigma {sigma:.4g}: the inversion covered "
                          f"{min(features.sigmas):.4g} to {max(features.sigmas):.4g} in {len(captured)} steps. "
@@ -107,11 +111,11 @@ def reaches_picture(features: Features, sigma: float) -> bool:
 
 
 class Reader:
-    """Brings features that are kept, in memory or in a file, to `device` (a torch.device) step by step, and while one is in use, ahead of
-    time the one that follows.
+    """Brings features that are kept, in memory or in a file, to `device` (a torch.device) step by step, and while one
+    is in use, ahead of time the one that follows.
 
-    A sampling goes down the sigmas that the inversion went up, so step i - 1 is what follows step i. Into a GPU the copy runs on a
-    stream of its own beside the computation. Of other steps nothing is held.
+    A sampling goes down the sigmas that the inversion went up, so step i - 1 is what follows step i. Into a GPU the
+    copy runs on a stream of its own beside the computation. Of other steps nothing is held.
     """
     def __init__(self, features: Features, device: torch.device):
         self.features, self.device = features, device

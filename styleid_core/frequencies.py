@@ -1,4 +1,6 @@
-"""The frequencies of the latent that a sampling starts from (StyleSSP, arXiv 2501.11319, as its released code has them)."""
+"""The frequencies of the latent that a sampling starts from (StyleSSP, arXiv 2501.11319, as its released code has
+them).
+"""
 
 import torch
 from torch import Tensor
@@ -7,8 +9,9 @@ CHANNEL_WIDTH = 0.3  # of the band along the channels
 
 
 def band(shape: tuple[int, int, int], inner: float, outer: float) -> Tensor:
-    """M (C, H, W) over the frequencies of a latent of that shape, 0 in the middle as after `fftshift`: 1 at the lowest and the highest, and
-    less where the Gaussian of width `outer` is above that of width `inner`. Widths are in units of Nyquist's frequency; 0 gives zeros.
+    """M (C, H, W) over the frequencies of a latent of that shape, 0 in the middle as after `fftshift`: 1 at the lowest
+    and the highest, and less where the Gaussian of width `outer` is above that of width `inner`. Widths are in units of
+    Nyquist's frequency; 0 gives zeros.
     """
     if not inner or not outer:
         return torch.zeros(shape, dtype=torch.float64)
@@ -19,7 +22,8 @@ def band(shape: tuple[int, int, int], inner: float, outer: float) -> Tensor:
 
 
 def with_other_frequencies(z: Tensor, noise: Tensor, inner: float, outer: float, keep: float) -> Tensor:
-    """z (B, C, H, W) whose frequencies inside `band` are damped to `keep` of their strength, and refilled with `noise` of its shape.
+    """z (B, C, H, W) whose frequencies inside `band` are damped to `keep` of their strength, and refilled with `noise`
+    of its shape.
 
     The noise is brought to the range of what the same damping of the other frequencies leaves, for each picture alone.
     """

@@ -1,4 +1,6 @@
-"""How a model mixes noise into a latent: what a clean latent is multiplied by, and which sigma stands for how much noise."""
+"""How a model mixes noise into a latent: what a clean latent is multiplied by, and which sigma stands for how much
+noise.
+"""
 
 import math
 from typing import NamedTuple
@@ -12,7 +14,7 @@ def vp_scale(sigma: Tensor, sigma_data: float = 1.0) -> Tensor:
 
 
 class Diffusion(NamedTuple):
-    """x = z + sigma * noise, for data z of deviation `sigma_data`: 1 in DDPM, 0.5 in EDM (Karras et al., arXiv 2206.00364)."""
+    """x = z + sigma * noise, for data z of deviation `sigma_data`: 1 in DDPM, 0.5 in EDM (arXiv 2206.00364)."""
     sigma_data: float = 1.0
     most: float = math.inf  # the highest sigma that can be sampled from
 
@@ -26,8 +28,8 @@ class Diffusion(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """x = (1 - sigma) * z + sigma * noise (Liu et al., arXiv 2209.03003); LATENTs that are not yet pictures hold x / (1 - sigma), as
-    ComfyUI's samplers leave and take them.
+    """x = (1 - sigma) * z + sigma * noise (Liu et al., arXiv 2209.03003); LATENTs that are not yet pictures hold x / (1
+    - sigma), as ComfyUI's samplers leave and take them.
     """
     # The last sigma before pure noise, where that LATENT would be infinite.
     most: float = 1 - 2 ** -10

@@ -1,4 +1,5 @@
-"""How a picture is inverted, and so how it is sampled again: one value on wires, in files and among what is remembered."""
+"""How a picture is inverted, and so how it is sampled again: one value on wires, in files and among what is remembered.
+"""
 
 from typing import NamedTuple
 

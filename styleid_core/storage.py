@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-STORAGES = {"auto": None, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}  # auto: the model's precision
+STORAGES = {"auto": None, "fp16": torch.float16, "bf16": torch.bfloat16, "int8": torch.int8}  # auto: the model's own
 
 
 class Int8(NamedTuple):
@@ -50,7 +50,9 @@ def token_bytes(channels: int, storage: str, dtype: torch.dtype) -> int:
 
 
 def store(value: Tensor | tuple, storage: str, keep: Callable[[Tensor], Tensor]) -> Tensor | tuple:
-    """A tensor (batch, tokens, channels) as one of STORAGES, each of its tensors where `keep` puts it; of a named tuple each alone."""
+    """A tensor (batch, tokens, channels) as one of STORAGES, each of its tensors where `keep` puts it; of a named tuple
+    each alone.
+    """
     if isinstance(value, tuple):
         return type(value)(*(store(each, storage, keep) for each in value))
     if storage == "int8":

@@ -1,8 +1,10 @@
-"""An inverted picture in one safetensors file: noise, features, and what they were made with. Nothing is ever unpickled.
+"""An inverted picture in one safetensors file: noise, features, and what they were made with. Nothing is ever
+unpickled.
 
-Tensors: noise, latent, sigmas; perhaps noise_mask and picture; and "STEP.BLOCK" for n of a step and block, by their index in the
-header's lists, or "STEP.BLOCK.q", ".k" and ".v" of a transformer; each of these in int8 as ".values" and ".scale". In version 1 those
-of a transformer are one tensor, side by side. The metadata has a JSON `header` and a `checksum` of everything.
+Tensors: noise, latent, sigmas; perhaps noise_mask and picture; and "STEP.BLOCK" for n of a step and block, by their
+index in the header's lists, or "STEP.BLOCK.q", ".k" and ".v" of a transformer; each of these in int8 as ".values" and
+".scale". In version 1 those of a transformer are one tensor, side by side. The metadata has a JSON `header` and a
+`checksum` of everything.
 """
 
 import hashlib
@@ -26,7 +28,8 @@ from .storage import Int8
 
 FORMAT = 2
 READ = (1, 2)
-SETTINGS_OF_1 = {"steps": "steps", "schedule": "schedule", "denoise": "denoise", "refine": "refine", "inversion": "method"}
+SETTINGS_OF_1 = {"steps": "steps", "schedule": "schedule", "denoise": "denoise", "refine": "refine",
+                 "inversion": "method"}
 SUFFIX = ".safetensors"
 AGAIN = "Save the features again."
 
@@ -85,7 +88,8 @@ def named_tensors(name: str, value: Tensor | tuple) -> dict[str, Tensor]:
     """{name: tensor} of a block's features, as `Form.read` reads them."""
     if isinstance(value, Tensor):
         return {name: value}
-    return {key: tensor for part, each in value._asdict().items() for key, tensor in named_tensors(f"{name}.{part}", each).items()}
+    return {key: tensor for part, each in value._asdict().items()
+            for key, tensor in named_tensors(f"{name}.{part}", each).items()}
 
 
 def stamp_of(path: str) -> tuple[int, int]:
@@ -98,14 +102,16 @@ def stamp_of(path: str) -> tuple[int, int]:
 
 
 def save(inverted: Inverted, path: Path, between: Callable[[], None] = lambda: None):
-    """Write `inverted`, whose features are `Kept`, to `path`, which exists only once it is whole. `between` tensors it may be ended.
+    """Write `inverted`, whose features are `Kept`, to `path`, which exists only once it is whole. `between` tensors it
+    may be ended.
 
     ValueError for what `load` would refuse.
     """
     features = inverted.features
-    small = {"noise": inverted.noise, "latent": features.latent, "sigmas": inverted.sigmas, "noise_mask": inverted.noise_mask,
-             "picture": inverted.picture}
-    named = {name: tensor.clone() for name, tensor in small.items() if tensor is not None}  # the format has no place for views
+    small = {"noise": inverted.noise, "latent": features.latent, "sigmas": inverted.sigmas,
+             "noise_mask": inverted.noise_mask, "picture": inverted.picture}
+    # The format has no place for views.
+    named = {name: tensor.clone() for name, tensor in small.items() if tensor is not None}
     for i in range(len(features.sigmas)):
         for k, value in enumerate(features.source.step(i)):
             named |= named_tensors(f"{i}.{k}", value)
@@ -136,7 +142,7 @@ def checksum(header: str, tensors, between: Callable[[], None]) -> str:
 
 
 def load(path: Path, between: Callable[[], None] = lambda: None) -> Inverted:
-    """What `save` has written, features left in the file. ValueError for any file that is not exactly as it was written."""
+    """What `save` has written, features left in the file. ValueError for a file that is not as it was written."""
     stamp = stamp_of(str(path))
     try:
         with safe_open(path, "pt") as file:
@@ -145,7 +151,8 @@ def load(path: Path, between: Callable[[], None] = lambda: None) -> Inverted:
                 raise ValueError("has no features of StyleID")
             header = json.loads(metadata["header"])
             if header["format"] not in READ:
-                raise ValueError(f"has the format {str(header['format'])[:20]}, and this version reads {' and '.join(map(str, READ))}")
+                raise ValueError(f"has the format {str(header['format'])[:20]}, and this version reads "
+                                 f"{' and '.join(map(str, READ))}")
             tensors = {name: file.get_tensor(name) for name in sorted(file.keys())}
             if checksum(metadata["header"], tensors, between) != metadata["checksum"]:
                 raise ValueError("is damaged: its checksum differs")
@@ -162,7 +169,8 @@ def load(path: Path, between: Callable[[], None] = lambda: None) -> Inverted:
 
 def checked(path: Path, stamp: tuple[int, int], header: dict, tensors: dict[str, Tensor]) -> Inverted:
     """ValueError for contents that do not fit together, however right their checksum is."""
-    sigmas, blocks = [float(sigma) for sigma in header["sigmas"]], [Block(str(side), int(n), int(i)) for side, n, i in header["blocks"]]
+    sigmas = [float(sigma) for sigma in header["sigmas"]]
+    blocks = [Block(str(side), int(number), int(index)) for side, number, index in header["blocks"]]
     noise, latent, sampling = (tensors.pop(name) for name in ("noise", "latent", "sigmas"))
     mask, picture = tensors.pop("noise_mask", None), tensors.pop("picture", None)
     form = Form(any(name.startswith("0.0.q") for name in tensors), any(name.endswith(".values") for name in tensors))
@@ -189,7 +197,8 @@ def checked(path: Path, stamp: tuple[int, int], header: dict, tensors: dict[str,
 
 def origin_of(told: dict) -> Origin:
     """As a header tells it."""
-    settings = told["settings"] if "settings" in told else {new: told[old] for old, new in SETTINGS_OF_1.items() if old in told}
+    of_1 = {new: told[old] for old, new in SETTINGS_OF_1.items() if old in told}
+    settings = told.get("settings", of_1)
     kinds = {name: type(default) for name, default in InversionSettings()._asdict().items()}
     return Origin(str(told["weights"]), str(told["prompt"]),
                   InversionSettings(**{name: kinds[name](value) for name, value in settings.items()}))

@@ -1,4 +1,6 @@
-"""Shared by the tiers: core (plain torch), in_comfyui (ComfyUI's classes in this process), over_http and in_browser (a server)."""
+"""Shared by the tiers: core (plain torch), in_comfyui (ComfyUI's classes in this process), over_http and in_browser (a
+server).
+"""
 
 import math
 import os
@@ -43,7 +45,8 @@ def weights(tmp_path_factory):
     folder.mkdir()
     with torch.device("meta"):
         shapes = {name: parameter.shape for name, parameter in models.vgg19().features[:12].state_dict().items()}
-    torch.save({f"features.{name}": recipe(f"features.{name}", shape) for name, shape in shapes.items()}, folder / networks.VGG19.name)
+    torch.save({f"features.{name}": recipe(f"features.{name}", shape) for name, shape in shapes.items()},
+               folder / networks.VGG19.name)
     torch.manual_seed(0)
     trunk = models.alexnet().features.state_dict()
     torch.save({f"features.{name}": value for name, value in trunk.items()}, folder / networks.ALEXNET.name)
@@ -52,7 +55,8 @@ def weights(tmp_path_factory):
         def load_state_dict(self, state):
             pass
 
-    torch.save(Untrained("", ["2048"], str(folder / networks.ALEXNET.name)).state_dict(), folder / networks.INCEPTION.name)
+    torch.save(Untrained("", ["2048"], str(folder / networks.ALEXNET.name)).state_dict(),
+               folder / networks.INCEPTION.name)
     return folder
 
 
@@ -68,9 +72,12 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def measured(record_property):
-    """measured(name, value, at_least=..., or at_most=...): holds a value to its limit and adds a line to the table at the end."""
+    """measured(name, value, at_least=..., or at_most=...): holds a value to its limit and adds a line to the table at
+    the end.
+    """
     def check(name, value, at_least=float("-inf"), at_most=float("inf")):
-        limits = [f"{words} {limit:.3g}" for words, limit in (("at least", at_least), ("at most", at_most)) if abs(limit) < float("inf")]
+        limits = [f"{words} {limit:.3g}" for words, limit in (("at least", at_least), ("at most", at_most))
+                  if abs(limit) < float("inf")]
         limit = " and ".join(limits) or "no limit"
         record_property("measured", (name, value, limit))
         assert at_least <= value <= at_most, f"{name}: {value:.4g} is not {limit}"
@@ -83,25 +90,29 @@ def pytest_configure():
 
 
 def write_company(reports: list, page: Path):
-    """The page of what composes and what is refused, from the tests that passed and tell it by the property "beside"."""
+    """The page of what composes and what is refused, from the tests that passed and tell it by the property "beside".
+    """
     rows = sorted(set(properties(reports, "beside")), key=str)
     version = re.search(r'"(.+)"', (running_host().comfyui / "comfyui_version.py").read_text(encoding="utf-8"))[1]
     lines = ["# Beside other nodes and packs", "",
-             f"Measured on ComfyUI {version} by `python dev.py test --company --packs DIR`, with small seeded models in SD 1.x's layout. "
-             "*Composes*: within 1e-4 of the paper's formulas on the model that has the other node.", "",
+             f"Measured on ComfyUI {version} by `python dev.py test --company --packs DIR`, with small seeded models "
+             "in SD 1.x's layout. *Composes*: within 1e-4 of the paper's formulas on the model that has the other "
+             "node.", "",
              "| pack | node | beside the injection |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows), ""]
     page.write_text("\n".join(lines), encoding="utf-8")
 
 
 def properties(reports: list, kind: str) -> list[tuple]:
     """What tests told by `record_property`, also those in another process."""
-    return [tuple(value) for report in reports for name, value in getattr(report, "user_properties", ()) if name == kind]
+    return [tuple(value) for report in reports for name, value in getattr(report, "user_properties", ())
+            if name == kind]
 
 
 def pytest_terminal_summary(terminalreporter):
     if "STYLEID_COMPANY_PAGE" in os.environ:
         write_company(terminalreporter.stats.get("passed", []), Path(os.environ["STYLEID_COMPANY_PAGE"]))
-    reports = [report for outcome in ("passed", "failed", "xfailed") for report in terminalreporter.stats.get(outcome, [])]
+    reports = [report for outcome in ("passed", "failed", "xfailed")
+               for report in terminalreporter.stats.get(outcome, [])]
     if errors := properties(reports, "parity"):
         terminalreporter.section("golden parity, relative error against the authors' code")
         for name, error, limit in errors:

@@ -32,7 +32,8 @@ def chromium() -> Iterator:
 
 def change_settings(url: str, settings: dict):
     """Of the server's one user."""
-    request = urllib.request.Request(f"{url}/api/settings", json.dumps(settings).encode(), {"Content-Type": "application/json"})
+    request = urllib.request.Request(f"{url}/api/settings", json.dumps(settings).encode(),
+                                     {"Content-Type": "application/json"})
     urllib.request.urlopen(request, timeout=30).close()
 
 

@@ -1,4 +1,6 @@
-"""Queue a prompt on a running ComfyUI and follow it over its websocket (with aiohttp and Pillow, which ComfyUI installs)."""
+"""Queue a prompt on a running ComfyUI and follow it over its websocket (with aiohttp and Pillow, which ComfyUI
+installs).
+"""
 
 import asyncio
 import contextlib
@@ -16,8 +18,9 @@ PREVIEW = 1  # first four bytes of a binary message that carries a preview pictu
 
 
 class Run(NamedTuple):
-    """status "success", "error" or "interrupted"; outputs {node id: ...} and messages {event: data} as /history tells them;
-    progress (node id, value, maximum) and the number of preview pictures as the websocket told them."""
+    """status "success", "error" or "interrupted"; outputs {node id: ...} and messages {event: data} as /history tells
+    them; progress (node id, value, maximum) and the number of preview pictures as the websocket told them.
+    """
     status: str
     outputs: dict
     messages: dict
@@ -34,7 +37,8 @@ class RefusedError(ValueError):
     """ComfyUI does not take the prompt: a node or a file in it is not known there."""
 
 
-async def run_prompt(url: str, prompt: dict, on_progress: Callable[[int, int], None] | None = None, interrupt_at: int | None = None) -> Run:
+async def run_prompt(url: str, prompt: dict, on_progress: Callable[[int, int], None] | None = None,
+                     interrupt_at: int | None = None) -> Run:
     """Queue `prompt` and wait for its end. `interrupt_at` presses Cancel when some node reports that step.
 
     A prompt that is no longer waited for is withdrawn. ConnectionError when the server goes away.
@@ -42,7 +46,8 @@ async def run_prompt(url: str, prompt: dict, on_progress: Callable[[int, int], N
     client_id = uuid.uuid4().hex
     progress, previews = [], 0
     async with aiohttp.ClientSession(url, timeout=aiohttp.ClientTimeout(total=3600)) as session:
-        async with session.ws_connect(f"/ws?clientId={client_id}", max_msg_size=0, heartbeat=HEARTBEAT_SECONDS) as socket:
+        async with session.ws_connect(f"/ws?clientId={client_id}", max_msg_size=0,
+                                      heartbeat=HEARTBEAT_SECONDS) as socket:
             async with session.post("/prompt", json={"prompt": prompt, "client_id": client_id}) as response:
                 answer = await response.json()
                 if response.status != 200:
@@ -108,7 +113,8 @@ MARKER = {"number": {"class_type": "PrimitiveInt", "inputs": {"value": 1}},
 async def free(url: str):
     """Make ComfyUI forget cached results and unload models, so that a prompt it knows runs again.
 
-    It does so when its worker is next awake, which on a busy machine may be after another prompt: until then it remembers MARKER.
+    It does so when its worker is next awake, which on a busy machine may be after another prompt: until then it
+    remembers MARKER.
     """
     await run_prompt(url, MARKER)
     what = {"unload_models": True, "free_memory": True}

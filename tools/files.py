@@ -21,7 +21,9 @@ def existing_folder(text: str) -> Path:
 
 
 def checkpoint_file(text: str) -> Path:
-    """An existing file that begins as its suffix says: safetensors with the length of a header, torch as a zip or a pickle."""
+    """An existing file that begins as its suffix says: safetensors with the length of a header, torch as a zip or a
+    pickle.
+    """
     path = existing_file(text)
     with path.open("rb") as file:
         start = file.read(9)
@@ -30,4 +32,5 @@ def checkpoint_file(text: str) -> Path:
         return path
     if suffix in TORCH and start.startswith((b"PK", b"\x80")):
         return path
-    raise HostError(f"{path} is not a checkpoint, neither of safetensors ({', '.join(SAFETENSORS)}) nor of torch ({', '.join(TORCH)}).")
+    raise HostError(f"{path} is not a checkpoint, neither of safetensors ({', '.join(SAFETENSORS)}) nor of torch "
+                    f"({', '.join(TORCH)}).")

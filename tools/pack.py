@@ -8,8 +8,9 @@ import nodes
 
 from .host import ROOT
 
-NODES = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDCurve",
-         "StyleIDSweep", "StyleIDStartFrequencies", "StyleIDPositions", "FireFlowSampler", "SaveStyleIDFeatures", "LoadStyleIDFeatures",
+NODES = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions",
+         "StyleIDCurve", "StyleIDSweep", "StyleIDStartFrequencies", "StyleIDPositions", "FireFlowSampler",
+         "SaveStyleIDFeatures", "LoadStyleIDFeatures",
          "StyleIDScores"]
 
 

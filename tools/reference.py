@@ -1,4 +1,6 @@
-"""StyleID's attention as the paper writes it (eq. 5-7), on projected q, k and v: what the tests and the bench compare with."""
+"""StyleID's attention as the paper writes it (eq. 5-7), on projected q, k and v: what the tests and the bench compare
+with.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,7 +30,9 @@ def unmoved(k: torch.Tensor) -> torch.Tensor:
 
 
 class Stylized(NamedTuple):
-    """A style of the formula: features of content and style, masks (H, W) over their pictures, and what is done to the style's keys."""
+    """A style of the formula: features of content and style, masks (H, W) over their pictures, and what is done to the
+    style's keys.
+    """
     content: tuple
     style: tuple
     gamma: float
@@ -44,17 +48,21 @@ def over_tokens(mask: torch.Tensor | None, latent: torch.Tensor, tokens: int) ->
     height, width = latent.shape[-2:]
     while height * width > tokens:
         height, width = (height + 1) // 2, (width + 1) // 2
-    return torch.ones(tokens, 1) if mask is None else adaptive_avg_pool2d(mask[None, None], (height, width)).view(tokens, 1)
+    if mask is None:
+        return torch.ones(tokens, 1)
+    return adaptive_avg_pool2d(mask[None, None], (height, width)).view(tokens, 1)
 
 
 def formula_attention(model, *styles: Stylized):
-    """What InjectStyleKV promises, gone another way: a clone of MODEL that replaces attn1 by the sum over styles, on captured features.
+    """What InjectStyleKV promises, gone another way: a clone of MODEL that replaces attn1 by the sum over styles, on
+    captured features.
 
     out = (1 - sum_k w_k) A_own + sum_k w_k A_k, where weights that sum above 1 are divided by their sum.
     """
     m = model.clone()
     for index, (side, number, transformer) in enumerate(styles[0].style.blocks):
-        [spatial] = (layer for layer in model.model.diffusion_model.output_blocks[number] if hasattr(layer, "transformer_blocks"))
+        [spatial] = (layer for layer in model.model.diffusion_model.output_blocks[number]
+                     if hasattr(layer, "transformer_blocks"))
         attn1 = spatial.transformer_blocks[transformer].attn1
 
         def replace(q, k, v, extra_options, index=index, attn1=attn1):
@@ -63,10 +71,12 @@ def formula_attention(model, *styles: Stylized):
             out = (1 - total).clamp(min=0) * attention(q, k, v, attn1.heads)
             for each, weight in zip(styles, weights):
                 step = nearest(each.style.sigmas, extra_options["sigmas"][0])
-                n_content, n_style = (features.source.steps[step][index].to(q) for features in (each.content, each.style))
+                n_content, n_style = (features.source.steps[step][index].to(q)
+                                      for features in (each.content, each.style))
                 n_style = n_style[:, over_tokens(each.style_mask, each.style.latent, n_style.shape[1])[:, 0] >= 0.5]
-                out += weight / total.clamp(min=1) * style_attention(q, attn1.to_q(n_content), attn1.to_k(n_style), attn1.to_v(n_style),
-                                                                     attn1.heads, each.gamma, each.tau)
+                k_style, v_style = attn1.to_k(n_style), attn1.to_v(n_style)
+                out += weight / total.clamp(min=1) * style_attention(
+                    q, attn1.to_q(n_content), k_style, v_style, attn1.heads, each.gamma, each.tau)
             return out
 
         m.set_model_attn1_replace(replace, side, number, transformer)
@@ -74,9 +84,9 @@ def formula_attention(model, *styles: Stylized):
 
 
 def formula_in_sequence(model, picture: slice, *styles: Stylized, order: list | None = None):
-    """The same for a transformer whose picture's tokens are `picture` of a sequence, and whose features are queries, keys and values after
-    the rotation: the others in the sequence are attended to as they are, and attend as they would. `order` are the blocks of all calls of
-    attention in a model that does not tell them.
+    """The same for a transformer whose picture's tokens are `picture` of a sequence, and whose features are queries,
+    keys and values after the rotation: the others in the sequence are attended to as they are, and attend as they
+    would. `order` are the blocks of all calls of attention in a model that does not tell them.
     """
     m, calls = model.clone(), []
 
@@ -110,8 +120,8 @@ def formula_in_sequence(model, picture: slice, *styles: Stylized, order: list | 
             kept = over_tokens(each.style_mask, each.style.latent, k_style.shape[1])[:, 0] >= 0.5
             k_style, v_style = (torch.cat([whole[:, :start], part[:, kept].expand(len(q), -1, -1), whole[:, end:]], 1)
                                 for part, whole in ((k_style, k), (v_style, v)))
-            of_picture += weight / total.clamp(min=1) * style_attention(q[:, start:end], q_content.expand(len(q), -1, -1), k_style, v_style,
-                                                                        heads, each.gamma, each.tau)
+            of_picture += weight / total.clamp(min=1) * style_attention(
+                q[:, start:end], q_content.expand(len(q), -1, -1), k_style, v_style, heads, each.gamma, each.tau)
         return torch.cat([out[:, :start], of_picture, out[:, end:]], 1).to(dtype)
 
     m.model_options["transformer_options"]["optimized_attention_override"] = override

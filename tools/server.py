@@ -55,7 +55,8 @@ def command(host: Host, base: Path, port: int, checkpoint: Path | None) -> list:
     parts = [host.python, host.comfyui / "main.py", "--port", port, "--base-directory", base,
              "--database-url", f"sqlite:///{(base / 'user' / 'comfyui.db').as_posix()}",
              "--disable-auto-launch", "--disable-api-nodes", "--preview-method", "latent2rgb"]
-    accelerator = run([host.python, "-c", "import torch; print(torch.cuda.is_available() or torch.backends.mps.is_available())"],
+    accelerator = run([host.python, "-c", "import torch; print(torch.cuda.is_available() or "
+                                          "torch.backends.mps.is_available())"],
                       "torch does not start in the environment. Delete the folder .dev and try again.")
     if accelerator.strip() != "True":
         parts += ["--cpu", "--use-pytorch-cross-attention"]

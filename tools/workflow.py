@@ -11,17 +11,20 @@ SHOWING = {"IMAGECOMPARE": {"__value__": ["", ""]}}  # widgets that hold no valu
 
 
 def load_prompt(path: Path, object_info: dict, muted: bool = False) -> dict:
-    """API prompt {id: {class_type, inputs}} of a UI workflow without subgraphs, with what is `muted` or without; `object_info` is the
-    server's answer to that.
+    """API prompt {id: {class_type, inputs}} of a UI workflow without subgraphs, with what is `muted` or without;
+    `object_info` is the server's answer to that.
     """
     workflow = json.loads(path.read_text(encoding="utf-8"))
     origins = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
-    return {str(node["id"]): {"class_type": node["type"], "inputs": node_inputs(node, object_info[node["type"]], origins)}
+    return {str(node["id"]): {"class_type": node["type"],
+                              "inputs": node_inputs(node, object_info[node["type"]], origins)}
             for node in workflow["nodes"] if node["type"] not in NOTES and (muted or node["mode"] != MUTED)}
 
 
 def node_inputs(node: dict, info: dict, origins: dict) -> dict:
-    """A saved node lists its widgets' values without names, in the order of the node's definition; it may lack newer ones."""
+    """A saved node lists its widgets' values without names, in the order of the node's definition; it may lack newer
+    ones.
+    """
     names, showing = [], {}
     for name, (kind, *options) in (info["input"].get("required", {}) | info["input"].get("optional", {})).items():
         if isinstance(kind, list) or kind in WIDGETS:
@@ -47,7 +50,8 @@ def saving(inversion: str, prefix: str) -> dict:
 
 
 def use_pictures(prompt: dict, names: tuple[str, ...], megapixels: float | None = None) -> dict:
-    """The same prompt, changed in place: content and styles by their names in ComfyUI's input folder, scaled to so many megapixels.
+    """The same prompt, changed in place: content and styles by their names in ComfyUI's input folder, scaled to so many
+    megapixels.
 
     What is loaded beyond the names gets the last.
     """
@@ -60,16 +64,21 @@ def use_pictures(prompt: dict, names: tuple[str, ...], megapixels: float | None 
 
 
 def use_demo_model(prompt: dict) -> dict:
-    """The same prompt with the demo's models in place of what is loaded from files, and of the prompts that CLIP encodes."""
+    """The same prompt with the demo's models in place of what is loaded from files, and of the prompts that CLIP
+    encodes.
+    """
     kinds = {id: node["class_type"] for id, node in prompt.items()}
     [loader] = (id for id, kind in kinds.items() if kind in ("CheckpointLoaderSimple", "UNETLoader"))
     xl = "xl" in prompt[loader]["inputs"].get("ckpt_name", "")
-    demo = "StyleIDDemoTransformer" if kinds[loader] == "UNETLoader" else "StyleIDDemoSDXL" if xl else "StyleIDDemoModel"
+    demo = "StyleIDDemoSDXL" if xl else "StyleIDDemoModel"
+    if kinds[loader] == "UNETLoader":
+        demo = "StyleIDDemoTransformer"
     outputs = {"CLIPTextEncode": 1, "VAELoader": 2}  # of the demo's loader, in place of a node's
     prompt = {id: node for id, node in prompt.items() if kinds[id] not in (*outputs, "CLIPLoader")}
     prompt[loader] = {"class_type": demo, "inputs": {}}
     for node in prompt.values():
-        node["inputs"] = {name: [loader, outputs[kinds[value[0]]]] if isinstance(value, list) and kinds.get(value[0]) in outputs else value
+        node["inputs"] = {name: [loader, outputs[kinds[value[0]]]] if isinstance(value, list)
+                          and kinds.get(value[0]) in outputs else value
                           for name, value in node["inputs"].items()}
         if node["class_type"] == "ControlNetLoader":
             node |= {"class_type": "StyleIDDemoControlNet", "inputs": {"xl": xl}}

@@ -18,7 +18,8 @@ CALL = "styleid_call"  # among transformer_options
 
 
 class Call(NamedTuple):
-    """It travels in the call's own transformer_options, which every attention of that call is given, and none of another.
+    """It travels in the call's own transformer_options, which every attention of that call is given, and none of
+    another.
 
     run            what the calls of a sampling share
     styles         those that are injected into it
@@ -51,7 +52,8 @@ class Call(NamedTuple):
 
     def expected(self) -> set[Block]:
         """The blocks that have to be reached."""
-        return {block for style in self.styles if style.at(self.sigma).weight for block in style.content.blocks} & set(self.run.blocks)
+        weighted = [style for style in self.styles if style.at(self.sigma).weight]
+        return {block for style in weighted for block in style.content.blocks} & set(self.run.blocks)
 
     def shared(self, block: Block) -> Shared | None:
         """What the queries of `block` attend to; None where no style has a weight."""
@@ -63,7 +65,8 @@ class Call(NamedTuple):
             if id(features.source) not in captured:
                 captured[id(features.source)] = self.captured(features, block)
         tokens = captured[id(weighted[0].content.source)].shape[1]
-        own, *parts = self.run.regions.parts([(style, style.at(self.sigma).weight) for style in weighted], block, tokens, self.device)
+        weights = [(style, style.at(self.sigma).weight) for style in weighted]
+        own, *parts = self.run.regions.parts(weights, block, tokens, self.device)
         shares = [self.share(style, block, part, captured) for style, part in zip(weighted, parts) if part is not None]
         return Shared(own and self.part(own), shares) if shares else None
 

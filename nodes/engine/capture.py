@@ -22,10 +22,12 @@ class CaptureRequest(NamedTuple):
 def request_capture(model: ModelPatcher, blocks: str, dtype: str = "auto", device: str = "auto") -> ModelPatcher:
     """A clone of MODEL that asks for `blocks` to be recorded when it is inverted.
 
-    Sampling with it changes nothing. ValueError for a model of no family, or a text that names none of its self-attentions.
+    Sampling with it changes nothing. ValueError for a model of no family, or a text that names none of its
+    self-attentions.
     """
     m = model.clone()
-    m.model_options[host.TRANSFORMER_OPTIONS][CAPTURE] = CaptureRequest(family_of(model).select(model, blocks), dtype, device)
+    request = CaptureRequest(family_of(model).select(model, blocks), dtype, device)
+    m.model_options[host.TRANSFORMER_OPTIONS][CAPTURE] = request
     return m
 
 

@@ -16,10 +16,11 @@ def execute(executor, *args, **kwargs):
 
 @contextmanager
 def own_graphs(model_options: dict, wrappers: dict) -> Iterator[Callable]:
-    """What makes the model calls of one run: `execute`, or that compiled as TorchCompileModel asks for in the run's own `wrappers`.
+    """What makes the model calls of one run: `execute`, or that compiled as TorchCompileModel asks for in the run's own
+    `wrappers`.
 
-    That node's graphs do not look at patches, so that a run would go on with those of the last. These do, and the next run finds them
-    again, also with another gamma. Models compiled in any other way are run uncompiled.
+    That node's graphs do not look at patches, so that a run would go on with those of the last. These do, and the next
+    run finds them again, also with another gamma. Models compiled in any other way are run uncompiled.
     """
     if wrappers.get(WrappersMP.APPLY_MODEL, {}).pop(host.COMPILE, None) is None:
         with host.uncompiled():

@@ -27,7 +27,7 @@ class ShapedCurve(CurveInput):
 
 
 def curve_of(name: str, value) -> Curve | None:
-    """What a CURVE input carries, as a function of the progress of the sampling; ValueError for what is none, or not finite there."""
+    """What a CURVE input carries, as a function of the progress of the sampling; ValueError for none, or NaN."""
     if value is None:
         return None
     if not hasattr(value, "interp") and hasattr(CurveInput, "from_raw"):

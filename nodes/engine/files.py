@@ -32,7 +32,8 @@ def not_there(name: str) -> str:
     return f"There is no {name} in models/styleid_features. Press R to read the list again, or save features first."
 
 
-def save_features(noise: dict, features: Features, sigmas: torch.Tensor, prefix: str, image: torch.Tensor | None) -> str:
+def save_features(noise: dict, features: Features, sigmas: torch.Tensor, prefix: str,
+                  image: torch.Tensor | None) -> str:
     """Write a new file beside those of the same prefix; its name. ValueError for what cannot be written."""
     samples = checks.require_picture(noise, "noise")
     checks.require_savable(samples, features, isinstance(features.source, (Kept, InFile)))
@@ -56,7 +57,8 @@ def small(image: torch.Tensor) -> torch.Tensor:
     picture = image[:1].expand(-1, -1, -1, 3).movedim(-1, 1)
     scale = min(1.0, PICTURE / max(picture.shape[-2:]))
     height, width = (max(1, round(side * scale)) for side in picture.shape[-2:])
-    return (comfy.utils.common_upscale(picture, width, height, "area", "disabled")[0].movedim(0, -1).clamp(0, 1) * 255).round().byte()
+    small = comfy.utils.common_upscale(picture, width, height, "area", "disabled")[0].movedim(0, -1)
+    return (small.clamp(0, 1) * 255).round().byte()
 
 
 def load_features(name: str) -> Inverted:

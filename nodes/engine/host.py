@@ -1,8 +1,9 @@
-"""What the pack leans on in ComfyUI and torch beyond what they promise: to be read first when it is brought to a new ComfyUI.
+"""What the pack leans on in ComfyUI and torch beyond what they promise: to be read first when it is brought to a new
+ComfyUI.
 
-Each name was seen in ComfyUI 0.16.3, 0.30.0 and 0.33, but for those that are SINCE another. `tests/in_comfyui/test_host.py` looks for
-them in the ComfyUI that it runs on, and `tests/dev/test_registry.py` at all that is imported and called. The classes of networks are
-the rows of `families.layouts.LAYOUTS`.
+Each name was seen in ComfyUI 0.16.3, 0.30.0 and 0.33, but for those that are SINCE another.
+`tests/in_comfyui/test_host.py` looks for them in the ComfyUI that it runs on, and `tests/dev/test_registry.py` at all
+that is imported and called. The classes of networks are the rows of `families.layouts.LAYOUTS`.
 """
 
 import sys
@@ -18,7 +19,8 @@ from comfy.model_patcher import ModelPatcher
 TRANSFORMER_OPTIONS = "transformer_options"
 MASK_FUNCTION = "denoise_mask_function"  # of Differential Diffusion
 COMPILE_KWARGS = "torch_compile_kwargs"  # how TorchCompileModel compiles
-GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function", "disable_cfg1_optimization")
+GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function",
+            "disable_cfg1_optimization")
 
 # Keys of the transformer_options that each model call has of its own.
 SIGMAS, SAMPLE_SIGMAS = "sigmas", "sample_sigmas"
@@ -59,8 +61,11 @@ SCALED_FLOW = getattr(comfy.model_sampling, "COSMOS_RFLOW", ())
 
 
 def sides_of(conds: dict[str, list[dict]]) -> dict[UUID, str]:
-    """"cond" or "uncond" of each prompt in the conds of a guider, by its uuid. A guider may have more than a positive and a negative."""
-    return {entry["uuid"]: "uncond" if "negative" in name else "cond" for name, entries in conds.items() for entry in entries}
+    """"cond" or "uncond" of each prompt in the conds of a guider, by its uuid. A guider may have more than a positive
+    and a negative.
+    """
+    return {entry["uuid"]: "uncond" if "negative" in name else "cond"
+            for name, entries in conds.items() for entry in entries}
 
 
 def has_area(entry: dict) -> bool:
@@ -69,14 +74,16 @@ def has_area(entry: dict) -> bool:
 
 
 def covers(entry: dict, sigma: float, percent_to_sigma: Callable[[float], float]) -> bool:
-    """Whether an entry of a conditioning is evaluated at `sigma`: its timestep range, and that of a scheduled text encoder."""
+    """Whether an entry of a conditioning is evaluated at `sigma`: its timestep range, and a scheduled encoder's."""
     start = max(entry.get("start_percent", 0.0), entry.get("clip_start_percent", 0.0))
     end = min(entry.get("end_percent", 1.0), entry.get("clip_end_percent", 1.0))
     return percent_to_sigma(end) <= sigma <= percent_to_sigma(start)
 
 
 def frames_of(options: dict, batch: int) -> list[int] | None:
-    """Which latents of the batch a model call is for, where ComfyUI's context windows or AnimateDiff-Evolved's take some; None: all."""
+    """Which latents of the batch a model call is for, where ComfyUI's context windows or AnimateDiff-Evolved's take
+    some; None: all.
+    """
     window = options.get("context_window")
     if window is not None and window.dim == 0:
         return window.get_tensor(torch.arange(batch)).tolist()

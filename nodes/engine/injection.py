@@ -20,10 +20,11 @@ from .sources import check_source
 
 
 def inject_style(model: ModelPatcher, style: Style) -> ModelPatcher:
-    """A clone of MODEL that injects `style` into the self-attention of each sampling run, by any sampler, beside those it injects already.
+    """A clone of MODEL that injects `style` into the self-attention of each sampling run, by any sampler, beside those
+    it injects already.
 
-    With a noise mask everything is sampled, and what the mask leaves out is the content's latent in the end. The run's own copy of
-    the model options carries the patch: nothing stays on the model, however the run ends.
+    With a noise mask everything is sampled, and what the mask leaves out is the content's latent in the end. The run's
+    own copy of the model options carries the patch: nothing stays on the model, however the run ends.
     """
     m = model.clone()
     before = [style for wrapper in m.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY) for style in wrapper.styles]
@@ -38,8 +39,8 @@ class SampledWith:
     def __init__(self, styles: list[Style]):
         self.styles = styles  # in no tuple, whose tensors torch.compile would take for inputs of the model
 
-    def __call__(self, executor, noise, latent_image, sampler, sigmas, denoise_mask=None, callback=None,  # noqa: PLR0913  ComfyUI's
-                 *args, **kwargs):
+    def __call__(self, executor, noise, latent_image, sampler, sigmas,  # noqa: PLR0913  ComfyUI's
+                 denoise_mask=None, callback=None, *args, **kwargs):
         guider, content = executor.class_obj, self.styles[0].content
         model, options = guider.model_patcher, guider.model_options
         # A copy: uni_pc writes into its sigmas, which on a CPU are those that ComfyUI keeps for the next run.
@@ -50,7 +51,8 @@ class SampledWith:
         for name, entries in guider.conds.items():
             checks.refuse_areas(name, entries)
         if denoise_mask is not None and host.MASK_FUNCTION in options:
-            logger.warning("Differential Diffusion has no effect beside the injection: the mask is blended in once, at the end.")
+            logger.warning("Differential Diffusion has no effect beside the injection: the mask is blended in once, at "
+                           "the end.")
 
         run = Run(model, self.styles, len(latent_image), host.sides_of(guider.conds))
         wanted = check_run(run, latent_image, sampler, sigmas, denoise_mask is not None)
@@ -64,7 +66,8 @@ class SampledWith:
         run.finish()
         checks.require_prediction(output)
         if wanted:
-            checks.require_some_injected(run.tally.blocks, len(run.tally.steps), len(sigmas), [style.inject_into for style in self.styles])
+            checks.require_some_injected(run.tally.blocks, len(run.tally.steps), len(sigmas),
+                                         [style.inject_into for style in self.styles])
         run.tally.tell(len(self.styles))
         return output if denoise_mask is None else masked(denoise_mask, output, content, float(sigmas[-1]))
 
@@ -79,13 +82,14 @@ def masked(mask: torch.Tensor, output: torch.Tensor, content: Features, sigma: f
     """What a sampling with a noise mask gives that ends at `sigma`."""
     if reaches_picture(content, sigma):
         return keep_outside(mask, output, content.latent)
-    logger.info("The sampling ends in the noise, and its mask waits for the end: sample the rest with a model that has a style too.")
+    logger.info("The sampling ends in the noise, and its mask waits for the end: sample the rest with a model that has "
+                "a style too.")
     return output
 
 
 def check_run(run: Run, latent_image: torch.Tensor, sampler, sigmas: torch.Tensor, masked: bool) -> bool:
-    """Whether there is anything to inject; ValueError where there is not, but for a part of a `masked` sampling, whose mask is
-    for the injection to mind.
+    """Whether there is anything to inject; ValueError where there is not, but for a part of a `masked` sampling, whose
+    mask is for the injection to mind.
     """
     injected = [injected_sigmas(run.model, style.start, style.end, sigmas) for style in run.styles]
     whole = is_whole(run.styles[0].content, sigmas)
@@ -111,13 +115,13 @@ def injected_sigmas(model: ModelPatcher, start: float, end: float, sigmas: torch
 
 
 def is_whole(content: Features, sigmas: torch.Tensor) -> bool:
-    """Whether a sampling along `sigmas` (N + 1,) goes all the way that the content was inverted, and is no part of it."""
+    """Whether a sampling along `sigmas` (N + 1,) goes all the way that the content was inverted."""
     top = content.sigmas[-2:][0]  # the authors' code leaves the last out
     return len(sigmas) > 1 and float(sigmas[0]) >= top and reaches_picture(content, float(sigmas[-1]))
 
 
 def check_features(name: str, features: Features, model: ModelPatcher):
-    """ValueError for features, of the content or the style as `name` says, that were not captured or that MODEL cannot sample with."""
+    """ValueError for content or style features, by `name`, that are empty or that MODEL cannot sample with."""
     checks.require_captured(f"{name}_", features)
     check_source(name, features, model)
 
@@ -134,20 +138,23 @@ def inject_captured(model: ModelPatcher, blocks: str, style: Style) -> ModelPatc
     chosen = checks.require_common_blocks(style.content, style.features, family.blocks(model))
     if blocks.strip().lower() not in ("", "auto"):
         chosen = checks.require_chosen_blocks(blocks, family.select(model, blocks), chosen)
-    masks = {name: checks.require_mask(name, given) for name, given in (("mask", style.mask), ("style_mask", style.style_mask))
-             if given is not None and not torch.all(given >= 1)}
+    given = {"mask": style.mask, "style_mask": style.style_mask}
+    masks = {name: checks.require_mask(name, mask) for name, mask in given.items()
+             if mask is not None and not torch.all(mask >= 1)}
     if "style_mask" in masks:
         of_model = [block for block in chosen if block in family.blocks(model)]
         checks.require_style_mask(masks["style_mask"], family.token_shapes(model, of_model, style.features.size))
-    return inject_style(model, style._replace(content=only_blocks(style.content, chosen), features=only_blocks(style.features, chosen),
-                                              mask=masks.get("mask"), style_mask=masks.get("style_mask")))
+    content, features = (only_blocks(each, chosen) for each in (style.content, style.features))
+    return inject_style(model, style._replace(content=content, features=features, mask=masks.get("mask"),
+                                              style_mask=masks.get("style_mask")))
 
 
 def move_styles(model: ModelPatcher, positions: Positions) -> ModelPatcher:
     """A clone of MODEL that sees styles so; ValueError for one that has no positions to change."""
     if family_of(model).embedding(model) is None:
-        raise ValueError("This node changes the rotary positions of a transformer (Flux, Qwen-Image, Z-Image, Krea 2), and a "
-                         f"{type(model.model.diffusion_model).__name__} has none. Remove or bypass StyleID Positions.")
+        raise ValueError("This node changes the rotary positions of a transformer (Flux, Qwen-Image, Z-Image, Krea 2), "
+                         f"and a {type(model.model.diffusion_model).__name__} has none. Remove or bypass StyleID "
+                         "Positions.")
     m = model.clone()
     m.model_options[host.TRANSFORMER_OPTIONS][POSITIONS] = positions
     return m

@@ -68,7 +68,8 @@ def make_schedule(model: ModelPatcher, settings: InversionSettings) -> Schedule:
                        len(schedule.evaluated))
     if settings.method == "fireflow" and not isinstance(path, Flow):
         raise ValueError("The inversion fireflow is for flow models (Flux, Qwen-Image, Z-Image). Take ddim.")
-    schedule = by_method(refined(schedule, settings.refine, float(model_sampling.percent_to_sigma(0.75))), settings.method)
+    schedule = refined(schedule, settings.refine, float(model_sampling.percent_to_sigma(0.75)))
+    schedule = by_method(schedule, settings.method)
     return schedule if settings.denoise == 1 else last_steps(schedule, settings.steps)
 
 
@@ -86,14 +87,16 @@ def inverter(model: ModelPatcher, schedule: Schedule) -> comfy.samplers.KSAMPLER
                                                            "refine": schedule.refine})
 
 
-def invert(model: ModelPatcher, positive: list, latents: list[torch.Tensor], schedule: Schedule, callback) -> list[Inverted]:
+def invert(model: ModelPatcher, positive: list, latents: list[torch.Tensor], schedule: Schedule,
+           callback) -> list[Inverted]:
     """Each of `latents` (B, C, H, W), which are inverted as one batch."""
     steps, samples = len(schedule.evaluated), torch.cat(latents)
     rounds = [each.rounds for each in schedule.refine] or [int(schedule.method == "fireflow"), *[0] * (steps - 1)]
     m, recorder = record(model, latents, make_room(model, requested_capture(model), list(samples.shape), steps), rounds)
     guider = Guidance(m, recorder.family.inversion_prompt(model, positive))
     start = carried(model, samples, torch.zeros(()), schedule.inversion[0])
-    with own_graphs(m.model_options, m.wrappers) if recorder.request.blocks else nullcontext(execute) as recorder.execute:
+    graphs = own_graphs(m.model_options, m.wrappers) if recorder.request.blocks else nullcontext(execute)
+    with graphs as recorder.execute:
         x = run_sampler(guider, start, inverter(model, schedule), schedule.inversion, callback)
     noise = carried(model, x, schedule.inversion[-1], schedule.sampling[0])
     return list(map(Inverted, noise.split([len(latent) for latent in latents]), recorder.features(steps)))
@@ -101,7 +104,7 @@ def invert(model: ModelPatcher, positive: list, latents: list[torch.Tensor], sch
 
 def round_trip(model: ModelPatcher, positive: list, noise: torch.Tensor, samples: torch.Tensor, schedule: Schedule,
                callback) -> float:
-    """How far `samples` (B, C, H, W) are from what is sampled from the noise of their inversion, as a share of their norm."""
+    """How far `samples` (B, C, H, W) are from what their inversion's noise gives, as a share of their norm."""
     guider = Guidance(bare(model), family_of(model).inversion_prompt(model, positive))
     x = run_sampler(guider, noise, sampler_of(schedule.method), schedule.sampling, callback)
     back = carried(model, x, schedule.sampling[-1], torch.zeros(()))
@@ -128,8 +131,8 @@ def invert_latent(model: ModelPatcher, latent: dict, positive: list, settings: I
 
 
 class Inversions:
-    """Of the pictures of one transfer by MODEL: recalled where they are remembered, else made by `recording`, a clone of it that
-    may ask for features, and remembered.
+    """Of the pictures of one transfer by MODEL: recalled where they are remembered, else made by `recording`, a clone
+    of it that may ask for features, and remembered.
     """
     def __init__(self, model: ModelPatcher, recording: ModelPatcher, settings: InversionSettings):
         self.model, self.recording, self.settings = model, recording, settings

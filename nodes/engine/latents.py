@@ -11,7 +11,7 @@ from . import checks
 
 def recolor(content: dict, style: dict, strength: float, mask: torch.Tensor | None = None,
             style_mask: torch.Tensor | None = None) -> dict:
-    """Latent AdaIN: the content LATENT with the channel means and deviations of the other, over what the MASKs weigh."""
+    """Latent AdaIN: the content LATENT with the other's channel means and deviations, over what the MASKs weigh."""
     checks.warn_unused_mask(style, "style")
     z_content, z_style = checks.require_pictures(content, style)
     checks.require_same_channels(z_content, z_style)
@@ -26,11 +26,13 @@ def start_frequencies(noise: dict, inner: float, outer: float, keep: float, seed
     """The LATENT of an inversion with new noise in a band of its frequencies, as StyleID Start Frequencies says."""
     z = checks.require_picture(noise, "noise")
     picture = z.flatten(1, 2) if z.ndim == 5 else z
-    return noise | {"samples": with_other_frequencies(picture, prepare_noise(picture, seed).to(z), inner, outer, keep).view_as(z)}
+    changed = with_other_frequencies(picture, prepare_noise(picture, seed).to(z), inner, outer, keep)
+    return noise | {"samples": changed.view_as(z)}
 
 
 def latent_mask(name: str, mask: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
     """A MASK over the picture on the grid of its latent: (B or 1, 1, ..., h, w)."""
     mask = checks.require_mask(name, mask)
     checks.require_mask_batch(name, len(mask), len(samples))
-    return on_grid(mask, tuple(samples.shape[-2:])).view(len(mask), *(1,) * (samples.ndim - 3), *samples.shape[-2:]).to(samples)
+    height, width = samples.shape[-2:]
+    return on_grid(mask, (height, width)).view(len(mask), *(1,) * (samples.ndim - 3), height, width).to(samples)

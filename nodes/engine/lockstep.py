@@ -14,7 +14,8 @@ class ClosedError(Exception):
 
 
 class Companion:
-    """`features[block]` of `run(self)`, which writes them as `seen[block] = n`: once for each block, in the order of the model.
+    """`features[block]` of `run(self)`, which writes them as `seen[block] = n`: once for each block, in the order of
+    the model.
 
     It has a thread of its own, which works only while `features[block]` waits for it: never do two work at once.
     """
@@ -55,8 +56,9 @@ class Companion:
             stream = torch.cuda.stream(self.stream) if self.stream else nullcontext()
             with torch.inference_mode(self.inference), stream:
                 self.run(self)
-            self.error = ValueError("The features are recomputed, and a call of the model reached less blocks than in the inversion. Let "
-                                    "Capture Self-Attention keep the features (feature_device auto).")
+            self.error = ValueError("The features are recomputed, and a call of the model reached less blocks than in "
+                                    "the inversion. Let Capture Self-Attention keep the features (feature_device "
+                                    "auto).")
         except ClosedError:
             pass
         except BaseException as error:  # noqa: BLE001  it is raised where the features are asked for

@@ -23,25 +23,26 @@ def room(model: ModelPatcher) -> int:
 
 
 def fits_in_one_batch(model: ModelPatcher, shape: list[int]) -> bool:
-    """Whether a call of the model on latents of `shape` (B, C, H, W) may be made at once, with the margin that ComfyUI keeps."""
+    """Whether the model may be called on latents of `shape` (B, C, H, W) at once, with ComfyUI's margin."""
     return 1.5 * model.memory_required(shape) < room(model)
 
 
 def feature_bytes(model: ModelPatcher, request: CaptureRequest, shape: list[int], steps: int) -> int:
     """What the inversion of latents of `shape` (B, C, H, W) keeps."""
     family, dtype = family_of(model), model.model.get_dtype_inference()
-    tokens = [(height * width, channels) for height, width, channels in family.token_shapes(model, request.blocks, shape[-2:])]
-    each = sum(count * family.TENSORS * token_bytes(channels // family.TENSORS, request.dtype, dtype) for count, channels in tokens)
+    each = sum(height * width * family.TENSORS * token_bytes(channels // family.TENSORS, request.dtype, dtype)
+               for height, width, channels in family.token_shapes(model, request.blocks, shape[-2:]))
     return shape[0] * steps * each
 
 
 def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], steps: int) -> torch.device | None:
-    """Where to keep the features of an inversion; None: nowhere, as they can be recomputed block by block where no device
-    was asked for.
+    """Where to keep the features of an inversion; None: nowhere, as they can be recomputed block by block where no
+    device was asked for.
 
-    Their size is logged; ValueError when they do not fit. They belong into RAM, from where a GPU gets those of the next step while it
-    computes: a graph that ComfyUI remembers takes no GPU memory then. On the GPU they must fit beside MODEL and the activations of a
-    call with guidance, whose batch is twice that of the pictures. What `reuse` remembers makes way.
+    Their size is logged; ValueError when they do not fit. They belong into RAM, from where a GPU gets those of the next
+    step while it computes: a graph that ComfyUI remembers takes no GPU memory then. On the GPU they must fit beside
+    MODEL and the activations of a call with guidance, whose batch is twice that of the pictures. What `reuse` remembers
+    makes way.
     """
     if not request.blocks or request.device == RECOMPUTE:
         return RAM
@@ -60,12 +61,14 @@ def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], st
             logger.info("The features of %d steps will take %.3g GB %s.", steps, size / 1e9, where(device))
             return device
     if request.device == "auto" and family_of(model).IN_LOCKSTEP:
-        logger.info("The features of %d steps would take %.3g GB, more than is free. They are recomputed at every sampling step.", steps,
+        logger.info("The features of %d steps would take %.3g GB, more than is free. They are recomputed at every "
+                    "sampling step.", steps,
                     size / 1e9)
         return None
     have = " and ".join(f"{max(free[device], 0) / 1e9:.3g} GB {where(device)}" for device in candidates)
-    raise ValueError(f"The features of {steps} steps would take {size / 1e9:.3g} GB, and only {have} are free. Set feature_dtype to int8, "
-                     f"or feature_device to {'auto or ' if request.device == 'gpu' else ''}recompute, or take fewer blocks or steps, a "
+    raise ValueError(f"The features of {steps} steps would take {size / 1e9:.3g} GB, and only {have} are free. Set "
+                     "feature_dtype to int8, or feature_device to "
+                     f"{'auto or ' if request.device == 'gpu' else ''}recompute, or take fewer blocks or steps, a "
                      "smaller picture, or fewer pictures at once.")
 
 
@@ -76,8 +79,8 @@ def where(device: torch.device) -> str:
 class Slabs:
     """RAM in pieces of SLAB bytes, shared by many tensors, which ComfyUI page-locks while it has room for that.
 
-    A GPU copies into a page-locked one while it computes; a tensor is there once the GPU has been waited for. The lock is given back
-    when the last tensor of a slab dies.
+    A GPU copies into a page-locked one while it computes; a tensor is there once the GPU has been waited for. The lock
+    is given back when the last tensor of a slab dies.
     """
     SLAB, ALIGNMENT = 2 ** 26, 256
 

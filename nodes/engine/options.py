@@ -12,8 +12,8 @@ CFG_MAX_SIGMA = 5.42  # for data of unit deviation: Kynkäänniemi et al. 2024, 
 class Options(NamedTuple):
     """What few people change.
 
-    negative, cfg        classifier-free guidance of the sampling, from the noise level `cfg_max_sigma` (for data of unit
-                         deviation) down: above it, guidance would burn the colors that AdaIN set
+    negative, cfg        classifier-free guidance of the sampling, from the noise level `cfg_max_sigma` (for data of
+                         unit deviation) down: above it, guidance would burn the colors that AdaIN set
     inversion_positive   CONDITIONING of both inversions; None: that of the sampling
     style_positive       of the style's inversion; None: that of the other, as `conditioning.for_style` makes it
     denoise, refine, method                    as in `InversionSettings`

@@ -40,7 +40,7 @@ def described(loaded: tuple, *patches: tuple, key: str) -> str:
 
 
 def same_weights(one: str, other: str) -> bool:
-    """Whether two fingerprints may be of the same weights, each in its precision. What is none, as in older files, tells nothing."""
+    """Whether two fingerprints may be of the same weights, each in its precision. Older files have none."""
     if not all(map(FINGERPRINT.fullmatch, (one, other))):
         return True
     vectors, other_vectors = one.split("; "), other.split("; ")

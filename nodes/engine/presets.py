@@ -27,8 +27,8 @@ PRESETS = {
 def filled_in(execute):
     """`execute` of a node with a `preset`, whose values stand for those of its inputs that are not given.
 
-    What is given counts, also where it is a default: the page writes a preset's values into the widgets, and a link may bring
-    another value for one of them.
+    What is given counts, also where it is a default: the page writes a preset's values into the widgets, and a link may
+    bring another value for one of them.
     """
     @wraps(execute)
     def filled(cls, *values, **given):
@@ -37,7 +37,8 @@ def filled_in(execute):
             return execute(cls, *values, **given)
         for name, value in preset._asdict().items():
             if given.setdefault(name, value) != value:
-                logger.info("%s is %s, as it is given, and not %s as in the preset %s.", name, given[name], value, given["preset"])
+                logger.info("%s is %s, as it is given, and not %s as in the preset %s.", name, given[name], value,
+                            given["preset"])
         return execute(cls, *values, **given)
 
     return filled

@@ -25,17 +25,23 @@ INSIDE = {WrappersMP.DIFFUSION_MODEL: [WrappersMP.DIFFUSION_MODEL],  # kinds tha
 
 
 class Picture(NamedTuple):
-    """One latent (B, C, H, W) of an inversion: its slice of the batch, and what is kept of it and how, in memory of its own, so that
-    each can be let go alone.
+    """One latent (B, C, H, W) of an inversion: its slice of the batch, and what is kept of it and how, in memory of its
+    own, so that each can be let go alone.
     """
     latent: torch.Tensor
     slice: slice
     source: Kept | Recomputed
     keep: Callable[[torch.Tensor], torch.Tensor]
 
+    def own(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor[self.slice]
+
+    def kept(self, tensor: torch.Tensor) -> torch.Tensor:
+        return self.keep(self.own(tensor))
+
 
 class Recorder:
-    """Owned by one inversion of `latents`, all in one batch: what it keeps of every model call, features on `device` or the call itself."""
+    """Owned by one inversion of `latents` as one batch: keeps features of every call on `device`, or the call."""
 
     def __init__(self, model: ModelPatcher, request: CaptureRequest, latents: list[torch.Tensor], device: torch.device,
                  rounds: list[int]):
@@ -59,8 +65,9 @@ class Recorder:
         sigma = float(transformer_options[host.SIGMAS][0])
         again = self.left > 0 and sigma == self.sigmas[-1]
         if (len(x), *x.shape[-2:]) != self.shape or sigma in self.sigmas and not again:
-            raise ValueError("An inversion needs the whole picture in one model call for a step, and another node makes several: for "
-                             "tiles, parts of the frames, or to compare them. Remove it from the model that is inverted.")
+            raise ValueError("An inversion needs the whole picture in one model call for a step, and another node "
+                             "makes several: for tiles, parts of the frames, or to compare them. Remove it from the "
+                             "model that is inverted.")
         if again:
             self.left -= 1
         else:
@@ -70,7 +77,8 @@ class Recorder:
         self.position = self.family.position(self.patcher(), arguments, kwargs)
         if not self.left and self.request.device == RECOMPUTE:
             self.keep_call(arguments, kwargs, transformer_options)
-        output = self.execute(executor, *arguments, self.family.for_call(self.patcher(), transformer_options, kwargs), **kwargs)
+        options = self.family.for_call(self.patcher(), transformer_options, kwargs)
+        output = self.execute(executor, *arguments, options, **kwargs)
         if not self.left and self.request.device != RECOMPUTE:
             self.keep_features(self.family.above(transformer_options))
         return output
@@ -78,42 +86,48 @@ class Recorder:
     def keep_call(self, arguments: list, kwargs: dict, transformer_options: dict):
         wrappers = transformer_options[host.WRAPPERS]
         if {key for kind in INSIDE[self.family.WRAPPED] for key in wrappers.get(kind, ())} != {CAPTURE}:
-            raise ValueError("feature_device recompute cannot repeat what another node adds to the model calls of the inversion. "
-                             "Set feature_device to auto, or remove that node from the model that is inverted.")
+            raise ValueError("feature_device recompute cannot repeat what another node adds to the model calls of the "
+                             "inversion. Set feature_device to auto, or remove that node from the model that is "
+                             "inverted.")
         options = {name: value for name, value in transformer_options.items() if name not in host.OF_ONE_RUN}
         hooks = host.hook_references(self.patcher())
         for each in self.pictures:
-            kept, kept_kwargs = map_tensors(lambda tensor, each=each: each.keep(tensor[each.slice]), [arguments, kwargs])
+            kept, kept_kwargs = map_tensors(each.kept, [arguments, kwargs])
             each.source.calls.append(ModelCall(kept, kept_kwargs, MappingProxyType(options), self.model, hooks))
 
     def keep_features(self, above: str | None):
         if self.seen.keys() != set(self.request.blocks):
-            by = "another node leaves parts of the model out, or this ComfyUI does not tell where they are" if above is None else (
-                f"{above} stands in the place of their attention")
-            raise ValueError(f"The inversion did not reach all of the chosen blocks: {by}. Remove it from the model that is inverted, or "
-                             "update ComfyUI.")
+            by = f"{above} stands in the place of their attention"
+            if above is None:
+                by = "another node leaves parts of the model out, or this ComfyUI does not tell where they are"
+            raise ValueError(f"The inversion did not reach all of the chosen blocks: {by}. Remove it from the model "
+                             "that is inverted, or update ComfyUI.")
         # What is compiled into CUDA graphs, the next call would write its own features into.
         seen = self.seen if self.execute is execute else map_tensors(torch.clone, self.seen)
         for each in self.pictures:
-            own = seen if len(self.pictures) == 1 else map_tensors(lambda tensor, each=each: tensor[each.slice], seen)
-            each.source.steps.append([store(own[block], self.request.dtype, each.keep) for block in self.request.blocks])
+            own = seen if len(self.pictures) == 1 else map_tensors(each.own, seen)
+            kept = [store(own[block], self.request.dtype, each.keep) for block in self.request.blocks]
+            each.source.steps.append(kept)
         self.seen.clear()
 
     def features(self, steps: int) -> list[Features]:
         """Of each of the latents. ValueError unless the model was called at each of so many steps."""
         blocks = self.request.blocks
         if blocks and len(self.sigmas) != steps:
-            raise ValueError(f"The inversion called the model at {len(self.sigmas)} of {steps} steps: another node left the others out, as "
-                             "caches of model calls do. Remove it from the model that is inverted.")
-        return [Features(self.sigmas, blocks, each.source, each.latent, position=self.position) for each in self.pictures]
+            raise ValueError(f"The inversion called the model at {len(self.sigmas)} of {steps} steps: another node "
+                             "left the others out, as caches of model calls do. Remove it from the model that is "
+                             "inverted.")
+        return [Features(self.sigmas, blocks, each.source, each.latent, position=self.position)
+                for each in self.pictures]
 
 
 def bare(model: ModelPatcher) -> ModelPatcher:
-    """A clone of MODEL that injects nothing and has no guidance and no cache of model calls, even if MODEL does: an inversion follows the
-    bare prediction of every step.
+    """A clone of MODEL that injects nothing and has no guidance and no cache of model calls, even if MODEL does: an
+    inversion follows the bare prediction of every step.
     """
     m = model.clone()
-    # ComfyUI takes the parent for the loaded model when this clone dies. After an error MODEL, a clone itself, would die with it.
+    # ComfyUI takes the parent for the loaded model when this clone dies. After an error MODEL, a clone itself, would
+    # die with it.
     m.parent = model.parent or model
     m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     m.remove_additional_models(host.MULTIGPU)  # one call a step has nothing to share out
@@ -125,9 +139,9 @@ def bare(model: ModelPatcher) -> ModelPatcher:
 
 
 def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.device | None, rounds: list[int]) -> tuple:
-    """(`bare` clone of MODEL, its Recorder) for one inversion of `latents` (B, C, H, W), which does what `request_capture` asked for, or
-    keeps no features where there is no `device` for them. Of a step that asks the model again, as often as its `rounds` say, the last call
-    is kept.
+    """(`bare` clone of MODEL, its Recorder) for one inversion of `latents` (B, C, H, W), which does what
+    `request_capture` asked for, or keeps no features where there is no `device` for them. Of a step that asks the model
+    again, as often as its `rounds` say, the last call is kept.
     """
     m = bare(model)
     request = requested_capture(model)
@@ -137,5 +151,6 @@ def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.devic
     if request.blocks:
         m.add_wrapper_with_key(recorder.family.WRAPPED, CAPTURE, recorder.model_call)
         if request.device != RECOMPUTE:
-            recorder.family.record(model, m.model_options[host.TRANSFORMER_OPTIONS], request.blocks, recorder.seen, recorder.shape)
+            options = m.model_options[host.TRANSFORMER_OPTIONS]
+            recorder.family.record(model, options, request.blocks, recorder.seen, recorder.shape)
     return m, recorder

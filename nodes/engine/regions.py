@@ -9,12 +9,13 @@ from ...styleid_core.attend import Part, divided
 from ...styleid_core.blocks import Block
 from ...styleid_core.features import Tokens
 from ...styleid_core.masks import kept_tokens, on_grid
+from ...styleid_core.storage import map_tensors
 from ...styleid_core.style import Style
 from . import checks
 
 
 class Regions:
-    """Owned by one sampling run. What was worked out for a grid and for weights serves all blocks and steps that have them too."""
+    """Owned by one sampling run. What is worked out for a grid and weights serves all blocks and steps with them."""
 
     def __init__(self, model: ModelPatcher, family: ModuleType, blocks: list[Block]):
         self.model, self.family, self.blocks = model, family, blocks
@@ -38,15 +39,18 @@ class Regions:
         if key not in self.known:
             self.known[key] = kept_tokens(style.style_mask, grid).to(device)
         tokens = self.known[key]
-        return value._replace(k=value.k[:, tokens], v=value.v[:, tokens]) if isinstance(value, Tokens) else value[:, tokens]
+        if isinstance(value, Tokens):
+            return value._replace(k=value.k[:, tokens], v=value.v[:, tokens])
+        return value[:, tokens]
 
-    def parts(self, weights: list[tuple[Style, float]], block: Block, tokens: int, device: torch.device) -> list[Part | None]:
+    def parts(self, weights: list[tuple[Style, float]], block: Block, tokens: int,
+              device: torch.device) -> list[Part | None]:
         """`attend.divided` of styles with these weights, for the `tokens` of a block."""
         grid = self.grid(block, weights[0][0].content.size)
         key = ("parts", grid, device, *((id(style), weight) for style, weight in weights))
         if key not in self.known:
             found = divided([weight * mask_of(style, grid).flatten(1)[..., None] for style, weight in weights])
-            self.known[key] = [part and Part(*(None if each is None else each.to(device) for each in part)) for part in found]
+            self.known[key] = map_tensors(lambda tensor: tensor.to(device), found)
         if any(part and part.weight is not None for part in self.known[key]):
             checks.require_grid(tokens, grid)
         return self.known[key]

@@ -1,9 +1,10 @@
 """Inversions that StyleID Sampler need not make again.
 
-ComfyUI keeps what a node gives, and that is a picture here: the inversions behind it would be gone. A node may expand into those it is
-made of, but ComfyUI's default cache drops what a new content does not use before the expansion has said what it uses, and the style
-would be inverted again. So the pack remembers by itself: the last inversion of a latent for as long as ComfyUI holds that very latent,
-and no more of them than `ROOM` has place for, but always those of one transfer.
+ComfyUI keeps what a node gives, and that is a picture here: the inversions behind it would be gone. A node may expand
+into those it is made of, but ComfyUI's default cache drops what a new content does not use before the expansion has
+said what it uses, and the style would be inverted again. So the pack remembers by itself: the last inversion of a
+latent for as long as ComfyUI holds that very latent, and no more of them than `ROOM` has place for, but always those of
+one transfer.
 """
 
 import weakref
@@ -32,7 +33,7 @@ _known: list[Known] = []  # the last used at the end
 
 
 def recipe_of(model: ModelPatcher, positive: list, *settings) -> tuple:
-    """What an inversion is made with: equal for the same MODEL, the same contents of a CONDITIONING, and equal settings."""
+    """What an inversion is made with: equal for the same MODEL, contents of a CONDITIONING, and settings."""
     return weakref.ref(model), identity(positive), *settings
 
 
@@ -46,7 +47,7 @@ def identity(value):
 
 
 def recall(latent: torch.Tensor, recipe: tuple, blocks: list[Block]) -> tuple[torch.Tensor, Features] | None:
-    """(noise, features of `blocks`) of the same latent inverted by the same recipe, if at least these blocks were captured."""
+    """(noise, features of `blocks`) of the same latent inverted by the same recipe, if all of them were captured."""
     for i, known in enumerate(_known):
         if known.latent() is latent and known.recipe == recipe and set(blocks) <= set(known.features.blocks):
             _known.append(_known.pop(i))
@@ -61,7 +62,8 @@ def remember(latent: torch.Tensor, recipe: tuple, positive: list, noise: torch.T
     features = features._replace(latent=features.latent.clone())  # else they would hold the latent whose end is theirs
     _known[:] = [known for known in _known if known.latent() is not latent]
     _known.append(Known(weakref.ref(latent, forget), recipe, positive, noise, features))
-    while len(_known) > 2 and size([known.features for known in _known]) > ROOM * comfy.model_management.total_ram * 2 ** 20:
+    room = ROOM * comfy.model_management.total_ram * 2 ** 20
+    while len(_known) > 2 and size([known.features for known in _known]) > room:
         forget_oldest()
 
 

@@ -17,7 +17,7 @@ from .tally import Tally
 
 
 class Run:
-    """Of one sampling of MODEL into which `styles` are injected. Two calls may be made at a time, each on a GPU of its own."""
+    """Of one sampling of MODEL with `styles`. Two calls may be made at a time, each on a GPU of its own."""
 
     def __init__(self, model: ModelPatcher, styles: list[Style], batch: int, sides: dict[UUID, str]):
         self.model, self.family, self.styles = model, family_of(model), styles
@@ -39,7 +39,8 @@ class Run:
         active = [self.active(sigma, index, uuid) for index, uuid in zip(indices, uuids)]
         if all(same(styles, active[0]) for styles in active):
             return self.uniform_call(executor, active[0], sigma, [x, *arguments], options, kwargs)
-        # Parts of the batch attend to other styles, or to their own keys, which may be of another number: one after the other.
+        # Parts of the batch attend to other styles, or to their own keys, which may be of another number: one after the
+        # other.
         outputs = []
         for i, styles in enumerate(active):
             part, part_kwargs = chunk_of([[x, *arguments], kwargs], i, len(active), len(x))
@@ -48,8 +49,8 @@ class Run:
         return torch.cat(outputs)
 
     def active(self, sigma: float, index: int, uuid: UUID) -> list[Style]:
-        """The styles that are injected into a call: for the prompt `uuid`, or, where another node made that up, by its index in
-        cond_or_uncond.
+        """The styles that are injected into a call: for the prompt `uuid`, or, where another node made that up, by its
+        index in cond_or_uncond.
         """
         side = self.sides.get(uuid, "uncond" if index else "cond")
         return [style for style, (highest, lowest) in zip(self.styles, self.ranges)
@@ -75,8 +76,8 @@ class Run:
 
     def check(self, x: torch.Tensor, styles: list[Style], frames: list[int] | None, options: dict):
         checks.require_whole_picture(tuple(x.shape[-2:]), styles[0].content.size)
-        batches = [len(each) for style in styles for each in (style.content.latent, style.features.latent, style.mask) if each is not None]
-        if max(batches) > 1:
+        batched = [each for style in styles for each in (style.content.latent, style.features.latent, style.mask)]
+        if any(each is not None and len(each) > 1 for each in batched):
             checks.require_whole_batch(len(x), len(options[host.SIDES]), self.batch if frames is None else len(frames))
 
     def sigma_of(self, options: dict) -> float:

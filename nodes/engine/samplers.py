@@ -9,7 +9,7 @@ from comfy.model_patcher import ModelPatcher
 from ...styleid_core.ddim import sample_ddim
 from . import host, logger
 
-STOCHASTIC = ("ancestral", "sde", "ddpm", "lcm", "restart", "seeds", "sa_solver")  # parts of names, where only those can be asked
+STOCHASTIC = ("ancestral", "sde", "ddpm", "lcm", "restart", "seeds", "sa_solver")  # in names, where only those tell
 TRIED_SIGMAS = 6  # of a sampler of ComfyUI; of others all, as some add their noise only in a part of them
 
 
@@ -24,8 +24,9 @@ class ToyGuider:
     def __call__(self, x, sigma, model_options, seed=None):
         denoised = x / (1 + sigma.view(-1, 1, 1, 1) ** 2)
         for post_cfg in model_options.get("sampler_post_cfg_function", []):
-            denoised = post_cfg({"denoised": denoised, "cond_denoised": denoised, "uncond_denoised": 0.9 * denoised, "input": x,
-                                 "sigma": sigma, "cond_scale": self.cfg, "model": self.inner_model, "model_options": model_options})
+            denoised = post_cfg({
+                "denoised": denoised, "cond_denoised": denoised, "uncond_denoised": 0.9 * denoised, "input": x,
+                "sigma": sigma, "cond_scale": self.cfg, "model": self.inner_model, "model_options": model_options})
         return denoised
 
 
@@ -66,7 +67,7 @@ def adds_noise(model: ModelPatcher, cfg: float, sampler, sigmas: torch.Tensor) -
 
 
 def check_sampler(model: ModelPatcher, cfg: float, sampler, sigmas: torch.Tensor):
-    """ValueError for a sampler that adds noise on the way along `sigmas` (N + 1,); a warning for one that cannot be tried."""
+    """ValueError for a sampler that adds noise along `sigmas` (N + 1,); a warning for one that cannot be tried."""
     name, options = function_name(sampler), getattr(sampler, "extra_options", {})
     noise = options.get("s_churn", 0) > 0 or adds_noise(model, cfg, sampler, sigmas)
     if noise is None:

@@ -16,12 +16,13 @@ from .families import family_of
 
 
 class Guidance(comfy.samplers.CFGGuider):
-    """A guider for the CONDITIONING `positive`, and classifier-free guidance with `negative` from the sigma `limit` down."""
+    """A guider for CONDITIONING `positive`, with classifier-free guidance by `negative` from the sigma `limit` down."""
 
     def __init__(self, model: ModelPatcher, positive: list, negative: list | None = None, cfg: float = 1.0,
                  limit: float = float("inf")):
         super().__init__(model)
-        self.inner_set_conds({"positive": positive} if negative is None else {"positive": positive, "negative": negative})
+        conds = {"positive": positive, "negative": negative}
+        self.inner_set_conds({name: cond for name, cond in conds.items() if cond is not None})
         self.set_cfg(cfg)
         self.limit = limit
 
@@ -29,11 +30,13 @@ class Guidance(comfy.samplers.CFGGuider):
         # Without guidance the host need not wait to see the sigma. Another node may set cfg where there is nothing to
         # compare with.
         guided = self.cfg != 1 and "negative" in self.conds and timestep[0] <= self.limit
-        return comfy.samplers.sampling_function(self.inner_model, x, timestep, self.conds.get("negative"), self.conds["positive"],
-                                                self.cfg if guided else 1.0, model_options=model_options, seed=seed)
+        return comfy.samplers.sampling_function(
+            self.inner_model, x, timestep, self.conds.get("negative"), self.conds["positive"],
+            self.cfg if guided else 1.0, model_options=model_options, seed=seed)
 
 
-def run_sampler(guider: comfy.samplers.CFGGuider, samples: torch.Tensor, sampler, sigmas: torch.Tensor, callback) -> torch.Tensor:
+def run_sampler(guider: comfy.samplers.CFGGuider, samples: torch.Tensor, sampler, sigmas: torch.Tensor,
+                callback) -> torch.Tensor:
     """Sample from x = `samples` (B, C, H, W) at sigmas[0] without adding noise."""
     output = guider.sample(torch.zeros_like(samples), samples, sampler, sigmas, callback=callback,
                            disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED)
@@ -62,7 +65,7 @@ def path_of(model: ModelPatcher) -> Diffusion | Flow:
 
 
 def carried(model: ModelPatcher, samples: torch.Tensor, start, end) -> torch.Tensor:
-    """A LATENT's samples from sigma `start` to sigma `end`, see `styleid_core.paths`, in the scale that the model sees."""
+    """A LATENT's samples from sigma `start` to `end`, see `styleid_core.paths`, in the scale that the model sees."""
     latent_format = model.get_model_object("latent_format")  # until MODEL is loaded, the network has that of the last
     return latent_format.process_out(path_of(model).carried(latent_format.process_in(samples), start, end))
 

@@ -1,4 +1,6 @@
-"""Where the features of a step come from in a sampling run: kept, in memory or in a file, or computed again from the inversion's calls."""
+"""Where the features of a step come from in a sampling run: kept, in memory or in a file, or computed again from the
+inversion's calls.
+"""
 
 import threading
 import weakref
@@ -52,8 +54,9 @@ def check_source(name: str, features: Features, model: ModelPatcher):
     source = features.source
     if isinstance(source, Recomputed):
         if source.calls[0].model() not in (None, model.model):
-            raise ValueError(f"The {name}_features are recomputed, by a model that was not the one that is sampled. Invert with the same "
-                             "checkpoint, or let Capture Self-Attention keep them (feature_device auto).")
+            raise ValueError(f"The {name}_features are recomputed, by a model that was not the one that is sampled. "
+                             "Invert with the same checkpoint, or let Capture Self-Attention keep them (feature_device "
+                             "auto).")
     elif features.origin and not same_weights(features.origin.weights, fingerprint(model)):
         checks.warn_other_weights(name)
 
@@ -65,7 +68,7 @@ class Read(NamedTuple):
 
 
 class Sources:
-    """Owned by one sampling run of MODEL: brings features of `blocks` to the devices that its calls are made on, two at a time perhaps."""
+    """Owned by one sampling run of MODEL: brings features of `blocks` to each device that its calls are made on."""
 
     def __init__(self, model: ModelPatcher, blocks: list[Block]):
         self.model, self.blocks, self.family = model, blocks, family_of(model)
@@ -73,9 +76,10 @@ class Sources:
         self.readers: dict[tuple[int, torch.device], Reader] = {}
         self.last: dict[torch.device, Read] = {}
 
-    def at(self, sigma: float, wanted: list[Features], executor, device: torch.device, options: dict) -> dict[int, dict]:
-        """{id of a source: {block: its features, as they are kept}}, for a model call on `device` that `executor` makes with these
-        transformer_options.
+    def at(self, sigma: float, wanted: list[Features], executor, device: torch.device,
+           options: dict) -> dict[int, dict]:
+        """{id of a source: {block: its features, as they are kept}}, for a model call on `device` that `executor` makes
+        with these transformer_options.
 
         What is recomputed block by block is for this call alone: the caller closes each `Companion`.
         """
@@ -91,7 +95,8 @@ class Sources:
             calls = {key: call_at(each, sigma, patcher) for key, each in missing.items() if key not in kept}
             replay = Replay(executor, self.model, self.blocks, device, options)
             if self.family.IN_LOCKSTEP and not any(map(patched, calls.values())):
-                return last.features | {key: Companion(partial(replay.record, each), device) for key, each in calls.items()}
+                beside = {key: Companion(partial(replay.record, each), device) for key, each in calls.items()}
+                return last.features | beside
             last.features.update(replay.all_of(calls))
             return last.features.copy()
 
@@ -103,16 +108,17 @@ class Sources:
 
 
 def call_at(features: Features, sigma: float, patcher: ModelPatcher) -> ModelCall:
-    """What computes recomputed features at the step nearest to `sigma`; ValueError where `patcher` has other LoRA hooks now."""
+    """The call that gives features at the step nearest to `sigma`; ValueError where `patcher` has other LoRA hooks."""
     call = features.source.calls[nearest_step(features, sigma)]
     if call.hooks != host.hook_references(patcher):
-        raise ValueError("The features are recomputed, and the prompts of inversion and sampling have different LoRA hooks. Connect "
-                         "the same hooks to both, or let Capture Self-Attention keep the features (feature_device auto).")
+        raise ValueError("The features are recomputed, and the prompts of inversion and sampling have different LoRA "
+                         "hooks. Connect the same hooks to both, or let Capture Self-Attention keep the features "
+                         "(feature_device auto).")
     return call
 
 
 class Replay(NamedTuple):
-    """Makes the calls of inversions again inside a call of MODEL on `device`, which `executor` makes with these `options`."""
+    """Makes the calls of inversions again inside a call of MODEL on `device`, made by `executor` with `options`."""
     executor: object
     model: ModelPatcher
     blocks: list[Block]
@@ -122,7 +128,8 @@ class Replay(NamedTuple):
     def record(self, call: ModelCall, features: dict | Companion):
         """Sets features[block] for each of the blocks."""
         family = family_of(self.model)
-        options = {name: self.options[name] for name in (host.SIGMAS, host.SAMPLE_SIGMAS) if name in self.options} | call.options
+        options = {name: self.options[name] for name in (host.SIGMAS, host.SAMPLE_SIGMAS) if name in self.options}
+        options |= call.options
         arguments, kwargs = map_tensors(self.moved, [call.arguments, call.kwargs])
         family.record(self.model, options, self.blocks, features, (len(call.x), *call.x.shape[-2:]))
         # Past the other wrappers, which watch the sampling and not this.
@@ -148,7 +155,7 @@ class Replay(NamedTuple):
 
 
 def patched(call: ModelCall) -> bool:
-    """Whether other nodes take part in it, which may remember how far it has come, and would take two calls at a time for one."""
+    """Whether other nodes take part in it, which may count its blocks, and would take two calls for one."""
     return any(any(call.options.get(kind, {}).values()) for kind in (host.PATCHES, host.REPLACEMENTS))
 
 

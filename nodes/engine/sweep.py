@@ -12,11 +12,13 @@ def values(name: str, text: str, highest: float) -> list[float]:
     except ValueError:
         found = []
     if not found or not all(0 <= value <= highest for value in found):
-        raise ValueError(f"{name} {quote(text)} is no list of numbers from 0 to {highest:g}. Write for example 0.3, 0.75.")
+        raise ValueError(f"{name} {quote(text)} is no list of numbers from 0 to {highest:g}. Write for example 0.3, "
+                         "0.75.")
     return found
 
 
 def combined(gammas: list[float], temperatures: list[float]) -> tuple[list[float], list[float], list[str]]:
     """(gammas, temperatures, labels) of all cells of a grid, row by row: a row for each temperature."""
     cells = [(gamma, temperature) for temperature, gamma in product(temperatures, gammas)]
-    return *(list(column) for column in zip(*cells)), [f"gamma {gamma:g}, temperature {temperature:g}" for gamma, temperature in cells]
+    labels = [f"gamma {gamma:g}, temperature {temperature:g}" for gamma, temperature in cells]
+    return [gamma for gamma, _ in cells], [temperature for _, temperature in cells], labels

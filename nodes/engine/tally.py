@@ -8,7 +8,7 @@ from . import checks, logger
 
 
 class Step(NamedTuple):
-    """Of all model calls at one sigma: which blocks had to be reached, which were, and what stood above the injection."""
+    """Of all model calls at one sigma: the blocks to be reached, those that were, and what stood above ours."""
     expected: set[Block]
     reached: set[Block]
     above: set[str]
@@ -33,11 +33,12 @@ class Tally:
                 step.above.add(above)
 
     def check(self, before: float | None = None):
-        """ValueError for a step that missed blocks beneath another node's attention; of those `before` a sigma that is at work."""
+        """ValueError for a step that missed blocks beneath another node's attention, but for the sigma at work."""
         with self.lock:
             for sigma, step in self.steps.items():
                 if sigma != before and step.missed and step.above:
-                    checks.refuse_overridden(sigma, len(step.reached & step.expected), len(step.expected), sorted(step.above))
+                    reached = step.reached & step.expected
+                    checks.refuse_overridden(sigma, len(reached), len(step.expected), sorted(step.above))
 
     @property
     def blocks(self) -> set[Block]:
@@ -45,7 +46,9 @@ class Tally:
 
     def tell(self, styles: int):
         partly = [sigma for sigma, step in self.steps.items() if step.missed]
-        logger.info("Injected %s into %d self-attentions (%s) at %d steps.", "style" if styles == 1 else f"{styles} styles",
-                    len(self.blocks), listed(self.blocks), len(self.steps))
+        what = "style" if styles == 1 else f"{styles} styles"
+        logger.info("Injected %s into %d self-attentions (%s) at %d steps.", what, len(self.blocks),
+                    listed(self.blocks), len(self.steps))
         if partly:
-            logger.warning("At %d of these steps another node left out some of them, as caches of blocks do.", len(partly))
+            logger.warning("At %d of these steps another node left out some of them, as caches of blocks do.",
+                           len(partly))

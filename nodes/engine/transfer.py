@@ -1,4 +1,6 @@
-"""The whole of StyleID on latents: both inversions, the start re-colored, and the sampling with the style's self-attention."""
+"""The whole of StyleID on latents: both inversions, the start re-colored, and the sampling with the style's
+self-attention.
+"""
 
 from typing import NamedTuple
 
@@ -44,7 +46,9 @@ def stylize(model: ModelPatcher, pictures: Pictures, positive: list, settings: I
     """
     check_options(options)
     content, style = to_invert(model, pictures, positive, options)
-    recording = request_capture(model, look.blocks, options.feature_dtype, options.feature_device) if look.blocks.strip() else model
+    recording = model
+    if look.blocks.strip():
+        recording = request_capture(model, look.blocks, options.feature_dtype, options.feature_device)
     inversions = Inversions(model, recording, settings)
     check_prompts(inversions, content, style, positive, options)
     given = given_style(inversions, pictures, look)
@@ -52,7 +56,8 @@ def stylize(model: ModelPatcher, pictures: Pictures, positive: list, settings: I
     known = [inversions.recalled(content), given or inversions.recalled(style)]
     batches = inversions.batches([each for each, found in zip((content, style), known) if found is None])
     sampling = inversions.schedule.sampling
-    *on_inversion, on_sampling = progress(model, *[len(inversions.schedule.evaluated)] * len(batches), len(sampling) - 1)
+    inverting = [len(inversions.schedule.evaluated)] * len(batches)
+    *on_inversion, on_sampling = progress(model, *inverting, len(sampling) - 1)
     made = inversions.made(batches, on_inversion)
     inverted_content, inverted_style = (found or next(made) for found in known)
 
@@ -93,7 +98,7 @@ def inversion_prompt(positive: list, options: Options) -> tuple[str, list]:
 
 
 def check_prompts(inversions: Inversions, content: ToInvert, style: ToInvert, positive: list, options: Options):
-    """ValueError for a conditioning that an inversion or the sampling cannot follow, or a sampling in which nothing is injected."""
+    """ValueError for a conditioning that cannot be followed, or a sampling in which nothing is injected."""
     model, schedule = inversions.model, inversions.schedule
     check_inverted(model, inversion_prompt(positive, options)[0], content.positive, schedule.evaluated)
     if options.style_positive is not None:
@@ -101,7 +106,8 @@ def check_prompts(inversions: Inversions, content: ToInvert, style: ToInvert, po
     sigmas = schedule.sampling[:-1]
     check_sampled(model, "positive", positive, sigmas)
     if options.cfg != 1:
-        check_sampled(model, "negative", options.negative, sigmas[sigmas <= path_of(model).sigma(options.cfg_max_sigma)])
+        guided = sigmas[sigmas <= path_of(model).sigma(options.cfg_max_sigma)]
+        check_sampled(model, "negative", options.negative, guided)
     if inversions.request.blocks:
         span = options.start_percent, options.end_percent
         checks.require_some_sigmas(injected_sigmas(model, *span, schedule.sampling), len(sigmas), *span)

@@ -24,7 +24,8 @@ def usable_device(text: str) -> torch.device:
         torch.zeros(1, device=text).item()
         return torch.device(text)
     except (RuntimeError, AssertionError, ImportError) as error:
-        raise argparse.ArgumentTypeError(f"torch cannot use {text} here. Try cpu, or cuda where there is such a GPU") from error
+        raise argparse.ArgumentTypeError(f"torch cannot use {text} here. Try cpu, or cuda where there is such a "
+                                         "GPU") from error
 
 
 def parse_arguments(arguments: list[str] | None):
@@ -33,10 +34,14 @@ def parse_arguments(arguments: list[str] | None):
     parser.add_argument("--content", type=Path, metavar="DIR")
     parser.add_argument("--style", type=Path, metavar="DIR")
     parser.add_argument("--stylized", type=Path, metavar="DIR", help="pictures named <content>_stylized_<style>.png")
-    parser.add_argument("--pairs", type=Path, metavar="CSV", help="instead of the three folders: columns content, style, stylized")
-    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS), help="default: all. fid also gives ArtFID")
-    parser.add_argument("--weights", type=Path, metavar="DIR", help="weights of the networks, so that nothing is downloaded")
-    parser.add_argument("--out", type=output_file, nargs="+", required=True, metavar="FILE", help=f"one or more of {', '.join(WRITERS)}")
+    parser.add_argument("--pairs", type=Path, metavar="CSV",
+                        help="instead of the three folders: columns content, style, stylized")
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=list(METRICS),
+                        help="default: all. fid also gives ArtFID")
+    parser.add_argument("--weights", type=Path, metavar="DIR",
+                        help="weights of the networks, so that nothing is downloaded")
+    parser.add_argument("--out", type=output_file, nargs="+", required=True, metavar="FILE",
+                        help=f"one or more of {', '.join(WRITERS)}")
     parser.add_argument("--device", type=usable_device, default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     folders = options.content, options.style, options.stylized

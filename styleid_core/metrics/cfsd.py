@@ -1,4 +1,6 @@
-"""Content feature structural distance (StyleID, CVPR 2024, section 5.1): how far the self-similarity of a picture has moved."""
+"""Content feature structural distance (StyleID, CVPR 2024, section 5.1): how far the self-similarity of a picture has
+moved.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -9,7 +11,7 @@ BLOCK = 2 ** 23  # entries of a similarity matrix that are held at once: five su
 
 
 class CFSD(NamedTuple):
-    """The same divergence as the authors' code gives it, and divided by the number of positions, as the paper has it."""
+    """The divergence as the authors' code gives it, and divided by the number of positions, as the paper has it."""
     sum: float
     mean: float
 
@@ -24,8 +26,9 @@ def cfsd(content: torch.Tensor, stylized: torch.Tensor, features: Callable[[torc
 def similarity_divergence(content: torch.Tensor, stylized: torch.Tensor, block: int = BLOCK) -> float:
     """Sum over positions of KL(content || stylized) between rows of the similarity matrices of features (C, N).
 
-    A row is softmax(f_i / C . f_j / C) over j: the released code divides the features, and so both factors. No more than `block`
-    entries of a matrix exist at once. In float64: rows differ by so little that float32 would be off by 1e-5, depending on `block`.
+    A row is softmax(f_i / C . f_j / C) over j: the released code divides the features, and so both factors. No more
+    than `block` entries of a matrix exist at once. In float64: rows differ by so little that float32 would be off by
+    1e-5, depending on `block`.
     """
     content, stylized = content.double(), stylized.double()
     positions = content.shape[1]

@@ -21,18 +21,21 @@ CHUNK = 8  # pairs that are measured between two savings
 
 
 class Report(NamedTuple):
-    """networks {metric: name}, scores {score: (mean, standard error or None)}, per_pair [{content, style, stylized, score: value}],
-    skipped [(file, reason)]."""
+    """networks {metric: name}, scores {score: (mean, standard error or None)}, per_pair [{content, style, stylized,
+    score: value}], skipped [(file, reason)].
+    """
     networks: dict[str, str]
     scores: dict[str, tuple[float, float | None]]
     per_pair: list[dict]
     skipped: list[tuple[str, str]]
 
 
-def evaluate(pairs: list[Pair], metrics: list[str], weights: Path | None, device: torch.device, kept: Path | None = None) -> Report:
+def evaluate(pairs: list[Pair], metrics: list[str], weights: Path | None, device: torch.device,
+             kept: Path | None = None) -> Report:
     """Measure `pairs`. MissingError before anything is measured, where weights or a package are missing.
 
-    `kept` is a file for what was measured so far, removed at the end. Pictures that cannot be read are left out and named.
+    `kept` is a file for what was measured so far, removed at the end. Pictures that cannot be read are left out and
+    named.
     """
     networks = {name: METRICS[name](weights, device) for name in metrics if METRICS[name]}
     names = {name: network.name for name, network in networks.items()}
@@ -41,7 +44,8 @@ def evaluate(pairs: list[Pair], metrics: list[str], weights: Path | None, device
     known = rows_in(kept, measured_with) if kept and kept.exists() else {}
     styles, skipped = {}, []
     todo = [pair for pair in pairs if fingerprint(pair) not in known]
-    with torch.inference_mode(), tqdm(total=len(pairs), initial=len(pairs) - len(todo), desc="Measuring", unit="pair") as bar:
+    bar = tqdm(total=len(pairs), initial=len(pairs) - len(todo), desc="Measuring", unit="pair")
+    with torch.inference_mode(), bar:
         for start in range(0, len(todo), CHUNK):
             chunk = todo[start:start + CHUNK]
             opened = [pictures for pair in chunk if (pictures := open_pair(pair, smallest, skipped))]
@@ -51,7 +55,8 @@ def evaluate(pairs: list[Pair], metrics: list[str], weights: Path | None, device
                 save({"measured with": measured_with, "rows": known}, kept)
             bar.update(len(chunk))
     rows = [known[key] for pair in pairs if (key := fingerprint(pair)) in known]
-    report = Report(names, summarise(rows), [{k: v for k, v in row.items() if k != "features"} for row in rows], skipped)
+    told = [{name: value for name, value in row.items() if name != "features"} for row in rows]
+    report = Report(names, summarise(rows), told, skipped)
     if kept:
         kept.unlink(missing_ok=True)
     return report
@@ -78,7 +83,9 @@ def save(state: dict, path: Path):
 
 
 def open_pair(pair: Pair, smallest: int, skipped: list) -> tuple | None:
-    """(pair, stylized, content, style), all of the stylized picture's size; None, and a line in `skipped`, for a broken or small file."""
+    """(pair, stylized, content, style), all of the stylized picture's size; None, and a line in `skipped`, for a broken
+    or small file.
+    """
     try:
         path = pair.stylized
         stylized = read(path)
@@ -94,10 +101,12 @@ def open_pair(pair: Pair, smallest: int, skipped: list) -> tuple | None:
         return None
 
 
-def measure(opened: list[tuple], metrics: list[str], networks: dict[str, Network], styles: dict, device: torch.device) -> dict[str, dict]:
-    """Rows of scores by fingerprint, of pairs that share one size. `styles` keeps the styles' features for the next call."""
+def measure(opened: list[tuple], metrics: list[str], networks: dict[str, Network], styles: dict,
+            device: torch.device) -> dict[str, dict]:
+    """Rows of scores by fingerprint, of pairs of one size. `styles` keeps the styles' features for the next call."""
     stylized, content, style = (torch.stack([pictures[i] for pictures in opened]).to(device) for i in (1, 2, 3))
-    rows = [{"content": pair.content.name, "style": pair.style.name, "stylized": pair.stylized.name} for pair, *_ in opened]
+    rows = [{"content": pair.content.name, "style": pair.style.name, "stylized": pair.stylized.name}
+            for pair, *_ in opened]
     if "lpips" in metrics:
         for row, distance in zip(rows, networks["lpips"].call(content, stylized).tolist()):
             row["lpips"] = distance
@@ -137,7 +146,8 @@ def summarise(rows: list[dict]) -> dict[str, tuple[float, float | None]]:
     for name in ("cfsd", "cfsd_sum", "lpips", "histogram"):
         values = torch.tensor([row[name] for row in rows if name in row], dtype=torch.float64)
         if len(values):
-            scores[name] = values.mean().item(), values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
+            error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
+            scores[name] = values.mean().item(), error
     features = [row["features"] for row in rows if "features" in row]
     if len(features) > 1:
         stylized, style = torch.stack(features, 1)

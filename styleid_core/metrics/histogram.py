@@ -1,4 +1,6 @@
-"""Color: the RGB-uv histogram and its Hellinger distance (HistoGAN, Afifi et al. 2021, arXiv:2011.11731, equations 2 to 4)."""
+"""Color: the RGB-uv histogram and its Hellinger distance (HistoGAN, Afifi et al. 2021, arXiv:2011.11731, equations 2 to
+4).
+"""
 
 import math
 

@@ -1,4 +1,5 @@
-"""The trained networks behind the metrics, with the weights that their libraries use. Nothing is ever left at random."""
+"""The trained networks behind the metrics, with the weights that their libraries use. Nothing is ever left at random.
+"""
 
 import importlib
 from collections.abc import Callable
@@ -31,7 +32,8 @@ class WeightsFile(NamedTuple):
         if path.exists():
             return path
         if folder:
-            raise MissingError(f"{self.name} ({self.megabytes} MB) is not in {folder}. Download it there from {self.url}")
+            raise MissingError(f"{self.name} ({self.megabytes} MB) is not in {folder}. Download it there from "
+                               f"{self.url}")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(self.url, str(path))
@@ -46,13 +48,14 @@ VGG19 = WeightsFile("vgg19-dcbb9e9d.pth", 575, f"{PYTORCH}/vgg19-dcbb9e9d.pth")
 VGG19_NORMALIZED = "vgg_normalized.pth"  # of AdaIN (Huang & Belongie 2017): every channel's mean activation is 1
 RELU3_1, RELU4_1 = 18, 31  # how many layers of it end there
 ALEXNET = WeightsFile("alexnet-owt-7be5be79.pth", 244, f"{PYTORCH}/alexnet-owt-7be5be79.pth")
-INCEPTION = WeightsFile("weights-inception-2015-12-05-6726825d.pth", 96, "https://github.com/toshas/torch-fidelity/releases/download/"
-                        "v0.2.0/weights-inception-2015-12-05-6726825d.pth")
+INCEPTION = WeightsFile(
+    "weights-inception-2015-12-05-6726825d.pth", 96,
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth")
 ART_INCEPTION = "art_inception.pth"  # of ArtFID (Wright & Ommer 2022)
 
 
 class Network(NamedTuple):
-    """`name` for the report, and `call`, from pictures (B, 3, H, W) in 0..1 whose sides have at least `smallest` pixels."""
+    """`name` for the report, and `call` for pictures (B, 3, H, W) in 0..1 of at least `smallest` pixels a side."""
     name: str
     call: Callable
     smallest: int = 1
@@ -62,7 +65,8 @@ def package(name: str):
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise MissingError(f"This metric needs the package {error.name}. Install it with: pip install {error.name.replace('_', '-')}"
+        raise MissingError(f"This metric needs the package {error.name}. Install it with: pip install "
+                           f"{error.name.replace('_', '-')}"
                            ) from error
 
 
@@ -84,10 +88,11 @@ def load_vgg19(folder: Path | None, device: torch.device) -> Network:
 
 
 def normalized_vgg19(weights: dict[str, torch.Tensor], depth: int) -> nn.Sequential:
-    """The first layers, RELU3_1 or RELU4_1, of AdaIN's encoder: a 1 x 1 convolution, then VGG19 with reflection padding."""
+    """The first layers, to RELU3_1 or RELU4_1, of AdaIN's encoder: 1 x 1, then VGG19 with reflection padding."""
     layers = [nn.Conv2d(3, 3, 1)]
-    for width_in, width_out, pooled in ((3, 64, False), (64, 64, True), (64, 128, False), (128, 128, True), (128, 256, False),
-                                        (256, 256, False), (256, 256, False), (256, 256, True), (256, 512, False)):
+    for width_in, width_out, pooled in (
+            (3, 64, False), (64, 64, True), (64, 128, False), (128, 128, True), (128, 256, False),
+            (256, 256, False), (256, 256, False), (256, 256, True), (256, 512, False)):
         layers += [nn.ReflectionPad2d(1), nn.Conv2d(width_in, width_out, 3), nn.ReLU()]
         layers += [nn.MaxPool2d(2, ceil_mode=True)] if pooled else []
     network = nn.Sequential(*layers[:depth])
@@ -100,7 +105,8 @@ def load_lpips(folder: Path | None, device: torch.device) -> Network:
     lpips = package("lpips")
     network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
     with weights_of(ALEXNET.path(folder)) as weights:
-        network.net.load_state_dict({name: weights["features." + name.split(".", 1)[1]] for name in network.net.state_dict()})
+        named = {name: weights["features." + name.split(".", 1)[1]] for name in network.net.state_dict()}
+        network.net.load_state_dict(named)
     network.to(device).eval()
     return Network("LPIPS 0.1, AlexNet", lambda a, b: network(a, b, normalize=True).flatten(), smallest=31)
 
@@ -118,7 +124,11 @@ def load_inception(folder: Path | None, device: torch.device) -> Network:
     with weights_of(path):  # which has shown them harmless: the package unpickles whatever is in the file
         extractor = inception("inception", ["2048"], feature_extractor_weights_path=str(path))
     extractor.to(device)
-    return Network("Inception of FID (2015-12-05)", lambda pictures: extractor((pictures * 255).round().to(torch.uint8))[0])
+
+    def call(pictures):
+        return extractor((pictures * 255).round().to(torch.uint8))[0]
+
+    return Network("Inception of FID (2015-12-05)", call)
 
 
 def frechet_distance(a: torch.Tensor, b: torch.Tensor) -> float:

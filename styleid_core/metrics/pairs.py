@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 SEPARATOR = "_stylized_"
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for broken files, by their format
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # Pillow's for broken files, by format
 
 
 class Pair(NamedTuple):
@@ -27,7 +27,7 @@ def pictures_in(folder: Path) -> dict[str, Path]:
 
 
 def pairs_by_name(contents: Path, styles: Path, stylized: Path) -> list[Pair]:
-    """The paper's protocol: `<content>_stylized_<style>.png` for every pair. Names without their pictures are an error."""
+    """The paper's protocol: `<content>_stylized_<style>.png` for every pair, whose pictures have to be there."""
     content_of, style_of = pictures_in(contents), pictures_in(styles)
     pairs = []
     for name, path in pictures_in(stylized).items():
@@ -44,10 +44,13 @@ def pairs_by_name(contents: Path, styles: Path, stylized: Path) -> list[Pair]:
 
 
 def pairs_of_table(table: Path) -> tuple[list[Pair], list[tuple[str, str]]]:
-    """From a CSV with the columns content, style and stylized, whose paths are relative to it; and [(line, why it is left out)]."""
+    """From a CSV with the columns content, style and stylized, whose paths are relative to it; and [(line, why it is
+    left out)].
+    """
     (_, headings), *lines = rows_of(table) or [(1, [])]
     if not lines or not set(Pair._fields) <= set(headings):
-        raise ValueError(f"{table} needs a line of headings, content, style and stylized, and a line for each pair below.")
+        raise ValueError(f"{table} needs a line of headings, content, style and stylized, and a line for each pair "
+                         "below.")
     pairs, skipped = [], []
     for line, cells in lines:
         row = dict(zip(headings, cells))
@@ -60,7 +63,7 @@ def pairs_of_table(table: Path) -> tuple[list[Pair], list[tuple[str, str]]]:
 
 
 def rows_of(table: Path) -> list[tuple[int, list[str]]]:
-    """(line, cells) of each row that is not empty, separated as the headings are; ValueError where a quote stays open."""
+    """(line, cells) of each row with any, separated as the headings are; ValueError where a quote stays open."""
     rows, line = [], 1
     try:
         with table.open(newline="", encoding="utf-8-sig") as file:
@@ -71,7 +74,8 @@ def rows_of(table: Path) -> list[tuple[int, list[str]]]:
                 rows += [(line, cells)] if any(cells) else []
                 line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{table}, line {line}: {error}. A cell that begins with a quote should end with one.") from error
+        raise ValueError(f"{table}, line {line}: {error}. A cell that begins with a quote should end with "
+                         "one.") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{table} should be UTF-8: {error}. Excel saves it so as CSV UTF-8.") from error
     return rows

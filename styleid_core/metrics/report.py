@@ -6,7 +6,8 @@ from pathlib import Path
 
 from .evaluate import Report
 
-TITLES = {"cfsd": "CFSD", "cfsd_sum": "CFSD, summed", "lpips": "LPIPS", "histogram": "RGB-uv histogram distance", "fid": "FID",
+TITLES = {"cfsd": "CFSD", "cfsd_sum": "CFSD, summed", "lpips": "LPIPS", "histogram": "RGB-uv histogram distance",
+          "fid": "FID",
           "artfid": "ArtFID"}
 
 
@@ -29,8 +30,9 @@ def write(report: Report, path: Path):
 def write_json(report: Report, path: Path):
     scores = {name: {"mean": mean, "standard_error": error} for name, (mean, error) in report.scores.items()}
     skipped = [{"file": name, "reason": reason} for name, reason in report.skipped]
-    path.write_text(json.dumps({"pairs": len(report.per_pair), "networks": report.networks, "scores": scores, "skipped": skipped,
-                                "per_pair": report.per_pair}, indent=1), encoding="utf-8")
+    told = {"pairs": len(report.per_pair), "networks": report.networks, "scores": scores, "skipped": skipped,
+            "per_pair": report.per_pair}
+    path.write_text(json.dumps(told, indent=1), encoding="utf-8")
 
 
 def write_csv(report: Report, path: Path):
@@ -48,7 +50,8 @@ def as_markdown(report: Report) -> str:
     lines = [f"{len(report.per_pair)} pairs", "", "| metric | mean | standard error | network |", "|---|---|---|---|"]
     for name, (mean, error) in report.scores.items():
         network = {"cfsd_sum": "cfsd", "artfid": "fid"}.get(name, name)
-        lines.append(f"| {TITLES[name]} | {mean:.4g} | {'' if error is None else f'{error:.2g}'} | {report.networks.get(network, '')} |")
+        lines.append(f"| {TITLES[name]} | {mean:.4g} | {'' if error is None else f'{error:.2g}'} | "
+                     f"{report.networks.get(network, '')} |")
     lines += ["", *(f"Left out: {name} ({reason})" for name, reason in report.skipped)]
     return "\n".join(lines).strip()
 

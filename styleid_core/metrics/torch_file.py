@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, AssertionError,
-          struct.error)  # what torch.load raises, by what is broken
+BROKEN = (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+          AssertionError, struct.error)  # what torch.load raises, by what is broken
 
 
 def load(path: Path) -> dict:

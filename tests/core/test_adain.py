@@ -25,7 +25,8 @@ def test_the_content_aware_adain_of_attenst_is_the_strength():
     content, style, alpha = torch.randn(1, 4, 8, 8), 2 + 3 * torch.randn(1, 4, 9, 7), 0.6
     mean, style_mean = (x.mean((2, 3), keepdim=True) for x in (content, style))
     deviation, style_deviation = (x.std((2, 3), keepdim=True) for x in (content, style))
-    mixed = (alpha * style_deviation + (1 - alpha) * deviation) * (content - mean) / deviation + alpha * style_mean + (1 - alpha) * mean
+    mixed = (alpha * style_deviation
+             + (1 - alpha) * deviation) * (content - mean) / deviation + alpha * style_mean + (1 - alpha) * mean
     torch.testing.assert_close(adain(content, style, alpha), mixed)
 
 
@@ -37,7 +38,8 @@ def test_each_content_meets_its_own_style_and_one_content_many_styles():
 
 def test_a_constant_channel_takes_the_mean_of_the_style():
     style = torch.randn(1, 4, 8, 8)
-    torch.testing.assert_close(adain(torch.full((1, 4, 8, 8), 0.5), style), style.mean((2, 3), keepdim=True).expand(1, 4, 8, 8))
+    torch.testing.assert_close(adain(torch.full((1, 4, 8, 8), 0.5), style),
+                               style.mean((2, 3), keepdim=True).expand(1, 4, 8, 8))
 
 
 def test_masks_weigh_what_is_measured_and_what_changes():

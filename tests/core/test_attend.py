@@ -76,7 +76,8 @@ def test_what_hands_the_values_on_gives_the_pictures_own():
 def test_the_temperature_that_finds_itself_levels_the_deviation_of_logits():
     """Of each head and picture, within its range."""
     heads = 4
-    q, own, style = (torch.randn(2, tokens, heads * 8, generator=generator, dtype=torch.float64) for tokens in (40, 60, 30))
+    q, own, style = (torch.randn(2, tokens, heads * 8, generator=generator, dtype=torch.float64)
+                     for tokens in (40, 60, 30))
     style *= torch.tensor([0.5, 0.9, 0.1, 2.0], dtype=torch.float64).repeat_interleave(8)
     found = temperatures(q, own, style, heads)[:, 0].view(2, heads, 8)
     by_head = [x.unflatten(-1, (heads, 8)).transpose(1, 2) for x in (q, own, style)]

@@ -14,7 +14,8 @@ def selected(text, decoder):
 
 
 @pytest.mark.parametrize(("text", "numbers"), [
-    ("6-11", [6, 7, 8, 9, 10, 11]), ("6,7,9-11", [6, 7, 9, 10, 11]), (" 11 , 6 - 7, 7", [6, 7, 11]), ("5", [5]), ("output 5-6", [5, 6])])
+    ("6-11", [6, 7, 8, 9, 10, 11]), ("6,7,9-11", [6, 7, 9, 10, 11]), (" 11 , 6 - 7, 7", [6, 7, 11]), ("5", [5]),
+    ("output 5-6", [5, 6])])
 def test_numbers_and_ranges(text, numbers):
     assert selected(text, SD1) == [(number, 0) for number in numbers]
 
@@ -26,8 +27,8 @@ def test_transformers_inside_a_block(text, blocks):
 
 
 @pytest.mark.parametrize(("text", "quoted"), [
-    ("6-x", '"6-x"'), ("11-6", '"11-6"'), ("", '""'), ("6,,7", '""'), ("6..11", '"6..11"'), ("-3", '"-3"'), ("1 @", '"1 @"'),
-    ("0 @ 9-6", '"0 @ 9-6"'), ("in put-3", '"in put-3"')])
+    ("6-x", '"6-x"'), ("11-6", '"11-6"'), ("", '""'), ("6,,7", '""'), ("6..11", '"6..11"'), ("-3", '"-3"'),
+    ("1 @", '"1 @"'), ("0 @ 9-6", '"0 @ 9-6"'), ("in put-3", '"in put-3"')])
 def test_anything_else_is_quoted_back(text, quoted):
     with pytest.raises(ValueError, match="6-11") as error:
         parse_blocks(text)
@@ -47,7 +48,8 @@ def test_sides(text, blocks):
 @pytest.mark.parametrize(("text", "blocks", "words"), [
     ("3", FLUX, "double 0-18, single 0-37. Write double or single before the numbers"),
     ("output 3", FLUX, "output block 3 of this model has no self-attention. Choose from double 0-18, single 0-37"),
-    ("double 19", FLUX, "double block 19"), ("input 3", SD1, "input block 3 of this model has no self-attention. Choose from output 3-11"),
+    ("double 19", FLUX, "double block 19"), ("input 3", SD1, "input block 3 of this model has no self-attention. "
+                                                             "Choose from output 3-11"),
     ("1 @ 10", SDXL, "transformers in output block 1 of this model are numbered 0 to 9")])
 def test_blocks_that_a_model_has_not(text, blocks, words):
     with pytest.raises(ValueError, match=re.escape(words)):
@@ -56,7 +58,8 @@ def test_blocks_that_a_model_has_not(text, blocks, words):
 
 @pytest.mark.parametrize("text", ["output 6", "output 6-8, 10", "output 0-2, 11"])
 def test_blocks_are_listed_as_they_are_written(text):
-    blocks = [Block("output", *numbers) for numbers in selected(text, [Block("output", number, i) for number in range(12) for i in (0, 1)])]
+    blocks = [Block("output", *numbers)
+              for numbers in selected(text, [Block("output", number, i) for number in range(12) for i in (0, 1)])]
     assert listed(reversed(blocks)) == text
 
 

@@ -1,4 +1,5 @@
-"""Schedules, the sampler and the inversion against the formulas of the DDIM paper in z, and what can be solved exactly."""
+"""Schedules, the sampler and the inversion against the formulas of the DDIM paper in z, and what can be solved exactly.
+"""
 
 import pytest
 import torch
@@ -22,7 +23,8 @@ def test_official_at_50_steps_skips_the_first_sampling_step():
     assert timesteps(schedule.sampling) == [*range(961, 0, -20), 0]
 
 
-@pytest.mark.parametrize(("steps", "last", "count"), [(20, 951, 20), (25, 961, 25), (30, 991, 31), (100, 991, 100), (1000, 999, 999)])
+@pytest.mark.parametrize(("steps", "last", "count"), [(20, 951, 20), (25, 961, 25), (30, 991, 31), (100, 991, 100),
+                                                      (1000, 999, 999)])
 def test_official_elsewhere_samples_every_timestep_it_inverted(steps, last, count):
     schedule = official_schedule(SIGMAS, steps)
     assert len(schedule.evaluated) == count
@@ -61,7 +63,8 @@ def test_official_inversion_and_sampling_are_ddim_in_z():
     for t, t_next in zip(grid, [*grid[1:], 999]):
         z = ddim_step(z, toy_eps(z, t), t, t_next)
     x0 = z0 * vp_scale(schedule.inversion[0])
-    x = sample_ddim_inversion(toy_model, x0, schedule.inversion, disable=True, evaluated=schedule.evaluated, path=Diffusion())
+    x = sample_ddim_inversion(toy_model, x0, schedule.inversion, disable=True, evaluated=schedule.evaluated,
+                              path=Diffusion())
     torch.testing.assert_close(x / vp_scale(schedule.inversion[-1]), z)
 
     start = z
@@ -81,19 +84,22 @@ def test_ddim_inversion_evaluates_the_sampled_sigmas_with_z_unchanged():
         eps = toy_eps(z, t)
         z = ALPHAS[t].sqrt() * (z - (1 - a_before).sqrt() * eps) / a_before.sqrt() + (1 - ALPHAS[t]).sqrt() * eps
         a_before = ALPHAS[t]
-    x = sample_ddim_inversion(toy_model, z0, schedule.inversion, disable=True, evaluated=schedule.evaluated, path=Diffusion())
+    x = sample_ddim_inversion(toy_model, z0, schedule.inversion, disable=True, evaluated=schedule.evaluated,
+                              path=Diffusion())
     torch.testing.assert_close(x / vp_scale(schedule.inversion[-1]), z)
 
 
 @pytest.mark.parametrize(("steps", "limit"), [(50, 0.02), (200, 0.005)])
 def test_ddim_schedule_gives_the_picture_back(steps, limit):
-    """On Gaussian data of deviation 0.8 the optimal denoiser is known; DDIM converges to its flow with the step count."""
+    """On Gaussian data of deviation 0.8 the optimal denoiser is known; DDIM converges to its flow with the step count.
+    """
     def model(x, sigma):
         return x * 0.8 ** 2 / (0.8 ** 2 + sigma[0] ** 2)
 
     z = 0.8 * torch.randn(1, 4, 32, 32, dtype=torch.float64)
     schedule = ddim_schedule(torch.cat([SIGMAS[1::1000 // steps].flip(0), torch.zeros(1)]))
-    noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated, path=Diffusion())
+    noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated,
+                                  path=Diffusion())
     error = (sample_ddim(model, noise, schedule.sampling, disable=True) - z).norm() / z.norm()
     assert error < limit
 
@@ -105,7 +111,9 @@ def test_ddim_schedule_gives_the_picture_back(steps, limit):
 
 
 def test_each_round_brings_the_picture_closer():
-    """The same data in 8 steps: with every further round the step comes nearer to the inverse of the one that is sampled."""
+    """The same data in 8 steps: with every further round the step comes nearer to the inverse of the one that is
+    sampled.
+    """
     def model(x, sigma):
         return x * 0.8 ** 2 / (0.8 ** 2 + sigma[0] ** 2)
 
@@ -114,8 +122,8 @@ def test_each_round_brings_the_picture_closer():
     errors = []
     for rounds in range(5):
         schedule = refined(plain, rounds, quarter=0.0)  # at which the last prediction counts
-        noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated, path=Diffusion(),
-                                      refine=schedule.refine)
+        noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated,
+                                      path=Diffusion(), refine=schedule.refine)
         errors.append((sample_ddim(model, noise, schedule.sampling, disable=True) - z).norm() / z.norm())
     assert all(b < 0.75 * a for a, b in zip(errors, errors[1:])), errors
 
@@ -130,7 +138,9 @@ def test_the_mean_of_the_rounds():
 
 
 def test_edm_data_has_a_deviation_of_its_own():
-    """The same on EDM's sigmas for data of deviation 0.4: what `sigma_data` 0.5 tells the inversion makes the error smaller."""
+    """The same on EDM's sigmas for data of deviation 0.4: what `sigma_data` 0.5 tells the inversion makes the error
+    smaller.
+    """
     def model(x, sigma):
         return x * 0.4 ** 2 / (0.4 ** 2 + sigma[0] ** 2)
 
@@ -138,7 +148,8 @@ def test_edm_data_has_a_deviation_of_its_own():
     schedule = ddim_schedule(torch.cat([torch.logspace(1.9, -2.7, 50, dtype=torch.float64), torch.zeros(1)]))
     errors = []
     for sigma_data in (0.5, 1.0):
-        noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated, path=Diffusion(sigma_data))
+        noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated,
+                                      path=Diffusion(sigma_data))
         errors.append((sample_ddim(model, noise, schedule.sampling, disable=True) - z).norm() / z.norm())
     assert errors[0] < 0.05 and errors[1] > 3 * errors[0]
 
@@ -152,6 +163,7 @@ def test_the_last_steps_are_inverted_as_they_are_sampled():
 
 def test_callbacks_tell_every_step():
     seen = []
-    sample_ddim(toy_model, torch.randn(1, 4, 4, 4, dtype=torch.float64), SIGMAS[[961, 481, 1]], callback=seen.append, disable=True)
+    sample_ddim(toy_model, torch.randn(1, 4, 4, 4, dtype=torch.float64), SIGMAS[[961, 481, 1]], callback=seen.append,
+                disable=True)
     assert [(event["i"], float(event["sigma"])) for event in seen] == [(0, float(SIGMAS[961])), (1, float(SIGMAS[481]))]
     assert seen[0]["denoised"].shape == seen[0]["x"].shape

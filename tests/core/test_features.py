@@ -5,7 +5,8 @@ from styleid_core.features import Features, Kept, Reader, nearest_step, repeat_b
 
 BLOCK = ("output", 6, 0)
 CPU = torch.device("cpu")
-FEATURES = Features([0.1, 1.0, 10.0], [BLOCK], Kept([[torch.full((1, 4, 8), float(i))] for i in range(3)]), torch.zeros(1, 4, 2, 2))
+FEATURES = Features([0.1, 1.0, 10.0], [BLOCK], Kept([[torch.full((1, 4, 8), float(i))] for i in range(3)]),
+                    torch.zeros(1, 4, 2, 2))
 
 
 @pytest.mark.parametrize(("sigma", "step"), [(0.1, 0), (0.3, 0), (0.4, 1), (1.001, 1), (9.0, 2), (14.6, 2), (0.03, 0)])

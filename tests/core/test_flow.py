@@ -22,7 +22,8 @@ def two_modes(x, sigma, **_):
     mode, width = 0.8, 0.2
     sigma = sigma.view(-1, 1, 1, 1)
     variance = ((1 - sigma) * width) ** 2 + sigma ** 2
-    means = torch.stack([mode * sign + (1 - sigma) * width ** 2 / variance * (x - (1 - sigma) * mode * sign) for sign in (1, -1)])
+    means = torch.stack([mode * sign + (1 - sigma) * width ** 2 / variance * (x - (1 - sigma) * mode * sign)
+                         for sign in (1, -1)])
     likelihood = torch.stack([-(x - (1 - sigma) * mode * sign) ** 2 / (2 * variance) for sign in (1, -1)]).softmax(0)
     return (likelihood * means).sum(0)
 
@@ -39,10 +40,11 @@ def data(kind) -> torch.Tensor:
 def error(model, steps: int, method: str, rounds: int = 0) -> float:
     z, schedule = data(model), by_method(refined(ddim_schedule(linear(steps)), rounds, 0.0), method)
     if method == "fireflow":
-        back = sample_fireflow(model, sample_fireflow(model, z, schedule.inversion, disable=True), schedule.sampling, disable=True)
+        back = sample_fireflow(model, sample_fireflow(model, z, schedule.inversion, disable=True), schedule.sampling,
+                               disable=True)
     else:
-        noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated, path=Flow(),
-                                      refine=schedule.refine)
+        noise = sample_ddim_inversion(model, z, schedule.inversion, disable=True, evaluated=schedule.evaluated,
+                                      path=Flow(), refine=schedule.refine)
         back = sample_ddim(model, noise, schedule.sampling, disable=True)
     return ((back - z).norm() / z.norm()).item()
 

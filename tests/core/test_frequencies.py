@@ -27,7 +27,8 @@ def test_the_published_code(golden, name, parameters):
     latents = tensors[f"{name}.latent"]
     assert (band(tuple(latents.shape[1:]), inner, outer) - tensors[f"{name}.{parameters}.mask"]).abs().max() < LIMIT
     images = [f"{name}.image_{k}" for k in range(len(latents))]
-    noise, expected = (torch.cat([tensors[f"{image}.{key}"] for image in images]) for key in ("noise", f"{parameters}.latent_l"))
+    noise, expected = (torch.cat([tensors[f"{image}.{key}"] for image in images])
+                       for key in ("noise", f"{parameters}.latent_l"))
     result = with_other_frequencies(latents, noise, inner, outer, keep)
     assert result.dtype == latents.dtype and (result - expected).norm() / expected.norm() < LIMIT
 

@@ -25,7 +25,8 @@ def inverted(storage: str = "auto", batch: int = 1, **optional) -> Inverted:
     latent = torch.randn(batch, 4, 4, 6)
     steps = [[store(torch.randn(batch, 24, 8), storage, torch.clone) for _ in BLOCKS] for _ in SIGMAS]
     origin = Origin("weights", "prompt", InversionSettings(3))
-    return Inverted(latent * 10, Features(SIGMAS, BLOCKS, Kept(steps), latent, origin), torch.tensor([10.0, 1.0, 0.1, 0.0]), **optional)
+    return Inverted(latent * 10, Features(SIGMAS, BLOCKS, Kept(steps), latent, origin),
+                    torch.tensor([10.0, 1.0, 0.1, 0.0]), **optional)
 
 
 @pytest.mark.parametrize("storage", STORAGES)
@@ -150,7 +151,8 @@ def test_a_file_of_version_1(tmp_path, more, settings):
 
 
 HOSTILE = {
-    "another format": (lambda header, tensors: header.update(format=3), "has the format 3, and this version reads 1 and 2"),
+    "another format": (lambda header, tensors: header.update(format=3),
+                       "has the format 3, and this version reads 1 and 2"),
     "a long format": (lambda header, tensors: header.update(format="9" * 5000), "has the format 9{20}, and"),
     "no header": (lambda header, tensors: ["nothing"], "is not as Save StyleID Features writes it"),
     "no sigmas": (lambda header, tensors: header.pop("sigmas") is None, "is not as Save"),
@@ -158,18 +160,25 @@ HOSTILE = {
     "falling sigmas": (lambda header, tensors: header.update(sigmas=[10, 1, 0.1]), "do not fit together"),
     "NaN": (lambda header, tensors: header.update(sigmas=[0.1, float("nan"), 10]), "do not fit together"),
     "more steps": (lambda header, tensors: header.update(sigmas=[0.1, 1, 10, 11]), "do not fit together"),
-    "a billion of blocks": (lambda header, tensors: header.update(blocks=[["output", 10 ** 9, 0]] * 2), "do not fit together"),
+    "a billion of blocks": (lambda header, tensors: header.update(blocks=[["output", 10 ** 9, 0]] * 2),
+                            "do not fit together"),
     "blocks of text": (lambda header, tensors: header.update(blocks="../../etc/passwd"), "not enough values"),
     "another origin": (lambda header, tensors: header.update(origin={"__class__": "x"}), "is not as Save"),
     "no noise": (lambda header, tensors: tensors.pop("noise") is None, "is not as Save"),
-    "noise of another shape": (lambda header, tensors: tensors.update(noise=torch.ones(1, 4, 2, 2)), "do not fit together"),
-    "noise of NaN": (lambda header, tensors: tensors.update(noise=tensors["noise"] * float("nan")), "do not fit together"),
-    "rising sigmas to sample with": (lambda header, tensors: tensors.update(sigmas=torch.arange(4.0)), "do not fit together"),
+    "noise of another shape": (lambda header, tensors: tensors.update(noise=torch.ones(1, 4, 2, 2)),
+                               "do not fit together"),
+    "noise of NaN": (lambda header, tensors: tensors.update(noise=tensors["noise"] * float("nan")),
+                     "do not fit together"),
+    "rising sigmas to sample with": (lambda header, tensors: tensors.update(sigmas=torch.arange(4.0)),
+                                     "do not fit together"),
     "a step less": (lambda header, tensors: tensors.pop("2.1") is None, "do not fit together"),
     "a tensor more": (lambda header, tensors: tensors.update({"../2.1": torch.ones(1)}), "do not fit together"),
-    "other tokens in a step": (lambda header, tensors: tensors.update({"1.0": torch.ones(1, 23, 8)}), "do not fit together"),
-    "integers": (lambda header, tensors: tensors.update({"1.0": torch.ones(1, 24, 8, dtype=torch.int64)}), "do not fit together"),
-    "another batch": (lambda header, tensors: tensors.update({f"{i}.0": torch.ones(2, 24, 8) for i in range(3)}), "do not fit together"),
+    "other tokens in a step": (lambda header, tensors: tensors.update({"1.0": torch.ones(1, 23, 8)}),
+                               "do not fit together"),
+    "integers": (lambda header, tensors: tensors.update({"1.0": torch.ones(1, 24, 8, dtype=torch.int64)}),
+                 "do not fit together"),
+    "another batch": (lambda header, tensors: tensors.update({f"{i}.0": torch.ones(2, 24, 8) for i in range(3)}),
+                      "do not fit together"),
     "a picture of floats": (lambda header, tensors: tensors.update(picture=torch.ones(2, 2, 3)), "do not fit together"),
 }
 
@@ -183,7 +192,8 @@ def test_a_picture_of_another_shape_costs_no_features(tmp_path, shape):
     assert read.picture is None and read.features.blocks == inverted().features.blocks
 
 
-@pytest.mark.parametrize("change", [dict(sigmas=torch.tensor([1.0, 2.0])), dict(noise=torch.full((1, 4, 4, 6), torch.nan)),
+@pytest.mark.parametrize("change", [dict(sigmas=torch.tensor([1.0, 2.0])),
+                                    dict(noise=torch.full((1, 4, 4, 6), torch.nan)),
                                     dict(noise_mask=torch.full((1, 4, 6), torch.inf))])
 def test_what_could_not_be_read_is_not_written(tmp_path, change):
     path = tmp_path / "style.safetensors"
@@ -204,7 +214,8 @@ def test_hostile_contents_with_a_right_checksum(tmp_path, case):
 
 
 @pytest.mark.parametrize(("content", "expected"), [
-    (b"", "no whole safetensors file"), (b"PK\x03\x04 a zip", "no whole safetensors file"), (None, "cannot be read|no whole"),
+    (b"", "no whole safetensors file"), (b"PK\x03\x04 a zip", "no whole safetensors file"),
+    (None, "cannot be read|no whole"),
 ])
 def test_no_such_file(tmp_path, content, expected):
     path = tmp_path / "style.safetensors"

@@ -28,7 +28,8 @@ def test_sixteen_bits_keep_the_highest_eight(tmp_path):
 
 
 def demo(tmp_path, capsys, content):
-    status = run.main(["--base", str(tmp_path / "base"), "--content", str(content), "--style", str(IMAGES / "style.jpg")])
+    status = run.main(["--base", str(tmp_path / "base"), "--content", str(content), "--style",
+                       str(IMAGES / "style.jpg")])
     out, error = capsys.readouterr()
     assert "Starting ComfyUI" not in out
     return status, error.strip()
@@ -44,7 +45,8 @@ def test_no_place_for_the_results(tmp_path, capsys, monkeypatch):
     file = tmp_path / "file"
     file.touch()
     monkeypatch.setattr(run, "OUTPUT", file)
-    assert demo(tmp_path, capsys, IMAGES / "content.jpg") == (1, f"error: Pictures cannot be written to the folder {file}: File exists.")
+    assert demo(tmp_path, capsys, IMAGES / "content.jpg") == (1, "error: Pictures cannot be written to the folder "
+                                                                 f"{file}: File exists.")
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "notes.safetensors", "notes.ckpt"])

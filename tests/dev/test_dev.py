@@ -50,7 +50,8 @@ def test_a_folder_without_comfyui(tmp_path):
 def test_a_busy_port():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert dev("serve", "--port", port) == (1, f"error: Port {port} is busy. Leave --port out to take a free one, or name another.")
+        assert dev("serve", "--port", port) == (1, f"error: Port {port} is busy. Leave --port out to take a free one, "
+                                                   "or name another.")
 
 
 @pytest.mark.parametrize("port", ["99999", "0", "-1", "abc", "8188.0"])
@@ -72,7 +73,8 @@ def no_network(monkeypatch):
 
 
 def test_a_failed_download(empty_work, no_network):
-    with pytest.raises(host.HostError, match="ComfyUI could not be downloaded .* Check the network, or give your own with --comfyui PATH"):
+    with pytest.raises(host.HostError, match="ComfyUI could not be downloaded .* Check the network, or give your own "
+                                             "with --comfyui PATH"):
         host.prepare()
 
 
@@ -105,7 +107,8 @@ def test_a_set_up_after_a_killed_one_waits_for_what_that_left_running(empty_work
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere PyPI has no torch with CUDA")
-@pytest.mark.parametrize(("gpu", "folder", "taken"), [(False, "torch", True), (True, "torch", False), (False, "other", False)])
+@pytest.mark.parametrize(("gpu", "folder", "taken"), [(False, "torch", True), (True, "torch", False),
+                                                      (False, "other", False)])
 def test_torch_is_the_cpus_where_nothing_else_is_needed(tmp_path, monkeypatch, gpu, folder, taken):
     """A GPU is told by its driver's nvidia-smi; the index is asked, and done without where it does not answer."""
     (tmp_path / folder).mkdir()
@@ -131,7 +134,8 @@ def lines_for_this_python() -> dict[str, str]:
     """{package: version} of tools/lock.txt."""
     requirements = [Requirement(line) for line in host.LOCK.read_text().splitlines() if not line.startswith("#")]
     assert all(str(each.specifier).startswith("==") for each in requirements)
-    return {host.package_of(each.name): str(each.specifier)[2:] for each in requirements if not each.marker or each.marker.evaluate()}
+    return {host.package_of(each.name): str(each.specifier)[2:] for each in requirements if not each.marker
+            or each.marker.evaluate()}
 
 
 def test_every_package_here_is_as_it_was_pinned():
@@ -140,7 +144,8 @@ def test_every_package_here_is_as_it_was_pinned():
         pytest.skip("another environment than that of dev.py test")
     pinned = lines_for_this_python()
     installed = {host.package_of(each.metadata["Name"]): each.version for each in importlib.metadata.distributions()}
-    installed = {name: version.split("+")[0] for name, version in installed.items() if name not in ("pip", "setuptools")}
+    installed = {name: version.split("+")[0] for name, version in installed.items()
+                 if name not in ("pip", "setuptools")}
     assert {name: version for name, version in installed.items() if pinned.get(name) != version} == {}
 
 
@@ -153,5 +158,6 @@ def test_everything_that_is_asked_for_is_pinned():
 
 
 def test_a_host_keeps_the_versions_that_it_pins():
-    names = {host.package_of(line) for line in host.locked_versions("comfyui_frontend.package==1.2\nnumpy==1.26\nPillow>=9")}
+    names = {host.package_of(line)
+             for line in host.locked_versions("comfyui_frontend.package==1.2\nnumpy==1.26\nPillow>=9")}
     assert "pillow" in names and not names & {"numpy", "comfyui-frontend-package", "comfyui-workflow-templates-core"}

@@ -6,12 +6,14 @@ import pytest
 
 from tools.host import ROOT
 
-PAGES = [*ROOT.glob("*.md"), *(path for folder in ("docs", "tests", "tools", "web") for path in (ROOT / folder).rglob("*.md"))]
+PAGES = [*ROOT.glob("*.md"), *(path for folder in ("docs", "tests", "tools", "web")
+                               for path in (ROOT / folder).rglob("*.md"))]
 
 
 def anchors(text: str) -> set[str]:
     """As GitHub makes them of headings."""
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+            for heading in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

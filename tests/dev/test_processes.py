@@ -32,8 +32,8 @@ def hear_hangups():
 @pytest.mark.parametrize(("command", "said", "name"), [
     ("demo", "Starting ComfyUI", "SIGHUP"), pytest.param("serve", "Open http", "SIGTERM", marks=pytest.mark.slow)])
 def test_the_server_ends_with_dev(tmp_path, command, said, name):
-    process = subprocess.Popen([sys.executable, "-c", DEV, tmp_path, command], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                               preexec_fn=hear_hangups)
+    process = subprocess.Popen([sys.executable, "-c", DEV, tmp_path, command], cwd=ROOT, text=True,
+                               stdout=subprocess.PIPE, preexec_fn=hear_hangups)
     assert any(said in line for line in process.stdout)
     children = psutil.Process(process.pid).children(recursive=True)
     assert any("main.py" in argument for child in children for argument in child.cmdline())

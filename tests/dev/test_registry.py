@@ -33,8 +33,8 @@ print(*(name for name, node in nodes.NODE_CLASS_MAPPINGS.items() if node.CATEGOR
 def comfy(*arguments) -> subprocess.CompletedProcess:
     """comfy-cli without questions and telemetry, in the pack's folder."""
     environment = os.environ | {"DO_NOT_TRACK": "1"}
-    return subprocess.run([Path(sys.executable).with_name("comfy"), "--skip-prompt", *arguments], cwd=ROOT, env=environment, text=True,
-                          capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
+    return subprocess.run([Path(sys.executable).with_name("comfy"), "--skip-prompt", *arguments], cwd=ROOT,
+                          env=environment, text=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=120)
 
 
 @pytest.fixture
@@ -51,20 +51,21 @@ def shipped(tmp_path):
 
 def transfer_with(folder: Path) -> set[str]:
     """The nodes of the pack in `folder`, after one of them has made a picture."""
-    done = subprocess.run([sys.executable, "-c", TRANSFER, str(folder)], cwd=ROOT, text=True, capture_output=True, timeout=300,
-                          env=os.environ | {"COMFYUI_PATH": str(running_host().comfyui)})
+    done = subprocess.run([sys.executable, "-c", TRANSFER, str(folder)], cwd=ROOT, text=True, capture_output=True,
+                          timeout=300, env=os.environ | {"COMFYUI_PATH": str(running_host().comfyui)})
     assert done.returncode == 0, done.stderr
     return set(done.stdout.splitlines()[-1].split())
 
 
-OURS = {"CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDCurve",
-        "StyleIDSweep", "StyleIDStartFrequencies", "StyleIDPositions", "FireFlowSampler", "SaveStyleIDFeatures", "LoadStyleIDFeatures"}
+OURS = {"CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions",
+        "StyleIDCurve", "StyleIDSweep", "StyleIDStartFrequencies", "StyleIDPositions", "FireFlowSampler",
+        "SaveStyleIDFeatures", "LoadStyleIDFeatures"}
 
 
 def test_what_is_shipped_works(shipped):
     assert transfer_with(shipped) == OURS | {"StyleIDScores"}
-    assert {path.name for path in (shipped / "subgraphs").iterdir()} == {f"Style Transfer (StyleID{more}).json"
-                                                                         for more in ("", ", transformers")}
+    assert {path.name for path in (shipped / "subgraphs").iterdir()} == {
+        "Style Transfer (StyleID).json", "Style Transfer (StyleID, transformers).json"}
     assert not (shipped / "tests").exists() and not (shipped / "docs").exists()
     size = sum(path.stat().st_size for path in shipped.rglob("*"))
     assert size < 2.2e6, "users download more than nodes, help and examples"
@@ -86,8 +87,8 @@ def guard(pack: Path, folder: Path) -> subprocess.CompletedProcess:
     for arguments in (["init"], ["add", "--force", *of_comfyui], [*author, "commit", "--message", "this ComfyUI"]):
         subprocess.run([*git, *arguments], cwd=running_host().comfyui, check=True, capture_output=True)
     shutil.copytree(pack, installed / "custom_nodes" / "styleid")
-    command = [Path(sys.executable).with_name("comfy-import-guard"), "--cache-dir", folder, "--offline", "check", "--strict", "--comfy-dir",
-               installed, "--target", "HEAD", "--no-update"]
+    command = [Path(sys.executable).with_name("comfy-import-guard"), "--cache-dir", folder, "--offline", "check",
+               "--strict", "--comfy-dir", installed, "--target", "HEAD", "--no-update"]
     return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
@@ -116,7 +117,9 @@ LOADERS = {"CheckpointLoaderSimple": "checkpoints", "ControlNetLoader": "control
 
 @pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
 def test_example_graphs_name_what_they_need(path):
-    """So that whoever opens a shared one is offered the missing pack and the missing models, and has a picture to begin with."""
+    """So that whoever opens a shared one is offered the missing pack and the missing models, and has a picture to begin
+    with.
+    """
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     ours = tuple(re.search(rf'^{key} = "(.+)"', project, re.MULTILINE)[1] for key in ("name", "version"))
     workflow = json.loads(path.read_text(encoding="utf-8"))
@@ -125,10 +128,12 @@ def test_example_graphs_name_what_they_need(path):
         kind, properties = node["type"], node["properties"]
         if kind == "MarkdownNote":
             continue
-        assert (properties["cnr_id"], properties["ver"]) == (ours if kind in {*OURS, *inside} else ("comfy-core", NEWEST)), kind
+        assert (properties["cnr_id"],
+                properties["ver"]) == (ours if kind in {*OURS, *inside} else ("comfy-core", NEWEST)), kind
         if kind == "LoadImage":
             assert (running_host().comfyui / "input" / node["widgets_values"][0]).exists()
         for folder in LOADERS.get(kind, "").split():
             [offered] = properties["models"]
             assert offered["name"] == node["widgets_values"][0] and offered["directory"] == folder
-            assert re.fullmatch(rf"https://huggingface\.co/\S+/{re.escape(offered['name'])}\?download=true", offered["url"])
+            assert re.fullmatch(rf"https://huggingface\.co/\S+/{re.escape(offered['name'])}\?download=true",
+                                offered["url"])

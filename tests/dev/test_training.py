@@ -113,7 +113,8 @@ def test_crops_come_from_pictures_that_are_large_enough():
     assert crops.shape == (50, 3, 16, 16) and chosen.eq(1).all()
     places = [(int(crop[0, 0, 0]) - 1) // 30 for crop in crops], [(int(crop[0, 0, 0]) - 1) % 30 for crop in crops]
     assert [(min(place), max(place)) for place in places] == [(0, 4), (0, 14)]
-    assert all(torch.equal(crop, pictures[1][:, top:top + 16, left:left + 16]) for crop, top, left in zip(crops, *places))
+    assert all(torch.equal(crop, pictures[1][:, top:top + 16, left:left + 16])
+               for crop, top, left in zip(crops, *places))
 
 
 @pytest.mark.slow
@@ -138,7 +139,8 @@ def test_the_autoencoder_is_trained_on_and_reported(tmp_path, weights):
 
     shipped, saved = (load_file(path / "autoencoder.safetensors") for path in (WEIGHTS, folder))
     assert saved.keys() == shipped.keys() and saved["vae_scale"] == shipped["vae_scale"]
-    assert {name.split(".")[0] for name in shipped if not torch.equal(saved[name], shipped[name])} == {"taesd_encoder", "taesd_decoder"}
+    changed = {name.split(".")[0] for name in shipped if not torch.equal(saved[name], shipped[name])}
+    assert changed == {"taesd_encoder", "taesd_decoder"}
     for name in ("autoencoder.csv", "unet.csv", "unet.safetensors", "flow.csv", "flow.safetensors"):
         assert (folder / name).read_bytes() == (WEIGHTS / name).read_bytes(), name
     assert [row["step"] for row in csv.DictReader((folder / "detail.csv").open())] == ["1", "2", "3"]
@@ -176,20 +178,22 @@ if torch.distributed.is_torchelastic_launched():
     torch.distributed.init_process_group("gloo")
 assert gathered(own_part(list(range(5)))[0]) == list(range(5))
 torch.manual_seed(0)
-train(Task("line", torch.nn.Linear(2, 1), loss, lambda network: 0.0), Path(FOLDER), 20, 0.05, 0, torch.device("cpu"), every=20)
+task = Task("line", torch.nn.Linear(2, 1), loss, lambda network: 0.0)
+train(task, Path(FOLDER), 20, 0.05, 0, torch.device("cpu"), every=20)
 """
 
 
 @pytest.mark.slow
 def test_processes_that_share_each_batch_train_as_one_would(tmp_path):
     trained = []
-    for name, launch in (("alone", []), ("shared", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"])):
+    for name, launch in (("alone", []), ("shared", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+                                                    "2"])):
         folder = tmp_path / name
         folder.mkdir()
         script = folder / "train.py"
         script.write_text(SHARED.replace("FOLDER", repr(str(folder))))
-        done = subprocess.run([sys.executable, *launch, str(script)], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
-                              text=True)
+        done = subprocess.run([sys.executable, *launch, str(script)], env=os.environ | {"PYTHONPATH": str(ROOT)},
+                              capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         trained.append(torch.load(folder / "line.pt")["network"])
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(trained[0].values(), trained[1].values()))
@@ -219,12 +223,13 @@ def test_the_autoencoder_learns(losses, drawing):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("untrained, task, rate, new", [
-    (untrained_unet, unet_task, 1e-2, lambda: new_unet(TRAINED_UNET, MiniatureSD)), (untrained_flow, flow_task, 1e-2, new_flow)],
-    ids=["unet", "flow"])
+    (untrained_unet, unet_task, 1e-2, lambda: new_unet(TRAINED_UNET, MiniatureSD)),
+    (untrained_flow, flow_task, 1e-2, new_flow)], ids=["unet", "flow"])
 def test_a_model_learns(losses, drawing, tmp_path, weights, untrained, task, rate, new):
     """On one picture, in a few steps: the loss falls, and what is saved is what ComfyUI loads."""
     patcher, alexnet = untrained(0), {"weights": weights} if task is unet_task else {}
-    first, _, last = losses(task(patcher, shipped_autoencoder(), drawing, drawing, tmp_path, 0, CPU, 1, **alexnet), rate)
+    first, _, last = losses(task(patcher, shipped_autoencoder(), drawing, drawing, tmp_path, 0, CPU, 1, **alexnet),
+                            rate)
     assert last < 0.8 * first
     save_network(patcher.model.diffusion_model, tmp_path / "saved.safetensors")
     assert not any(new().model.diffusion_model.load_state_dict(load_file(tmp_path / "saved.safetensors")))
@@ -253,7 +258,9 @@ def test_attention_to_the_same_parts_is_without_error(weights):
 
 @pytest.mark.slow
 def test_attention_is_taught_where_to_look(drawing, tmp_path, weights):
-    """A new UNet predicts no noise, whatever its attention finds: only the parts teach the last block, and nothing of its values."""
+    """A new UNet predicts no noise, whatever its attention finds: only the parts teach the last block, and nothing of
+    its values.
+    """
     task = unet_task(untrained_unet(0), shipped_autoencoder(), drawing, drawing, tmp_path, 0, CPU, 1, weights)
     network = task.network.requires_grad_(True)
     task.loss(network, torch.Generator().manual_seed(0)).backward()

@@ -10,10 +10,11 @@ from tools.host import ROOT
 
 SETTINGS = {  # as of a user who has seen the tutorial, and nothing that changes by itself
     "Comfy.TutorialCompleted": True, "Comfy.Workflow.Persist": False, "Comfy.Validation.Workflows": True,
-    "Comfy.VersionCompatibility.DisableWarnings": True, "Comfy.Window.UnloadConfirmation": False, "Comfy.RightSidePanel.IsOpen": False,
+    "Comfy.VersionCompatibility.DisableWarnings": True, "Comfy.Window.UnloadConfirmation": False,
+            "Comfy.RightSidePanel.IsOpen": False,
 }
-FRONTENDS_OWN = re.compile(r"user\.css|userdata|favicon|graph accessed before initialization|GPU stall|WebGL|deprecated|Autofocus|"
-                           r"missingModel")
+FRONTENDS_OWN = re.compile(r"user\.css|userdata|favicon|graph accessed before initialization|GPU stall|WebGL|"
+                           r"deprecated|Autofocus|missingModel")
 
 
 class Page:

@@ -12,10 +12,13 @@ from tools.client import run_prompt, saved_picture
 from tools.workflow import find, use_demo_model, use_pictures
 
 NAME, TRANSFORMERS = "Style Transfer (StyleID)", "Style Transfer (StyleID, transformers)"
-SETTINGS = {"gamma": 0.75, "temperature": 1.5, "color_strength": 1, "steps": 50, "schedule": "official", "megapixels": 0.25}
-OF_TRANSFORMERS = {"gamma": 0.75, "temperature": 1.5, "color_strength": 1, "steps": 20, "blocks": "auto", "megapixels": 1}
+SETTINGS = {"gamma": 0.75, "temperature": 1.5, "color_strength": 1, "steps": 50, "schedule": "official",
+            "megapixels": 0.25}
+OF_TRANSFORMERS = {"gamma": 0.75, "temperature": 1.5, "color_strength": 1, "steps": 20, "blocks": "auto",
+                   "megapixels": 1}
 CHECKPOINT = [["CheckpointLoaderSimple", {"ckpt_name": "sd15.safetensors"}, ["model", "clip", "vae"]]]
-FILES = [["UNETLoader", {"unet_name": "z_image_bf16.safetensors"}, ["model"]], ["VAELoader", {"vae_name": "ae.safetensors"}, ["vae"]],
+FILES = [["UNETLoader", {"unet_name": "z_image_bf16.safetensors"}, ["model"]],
+         ["VAELoader", {"vae_name": "ae.safetensors"}, ["vae"]],
          ["CLIPLoader", {"clip_name": "qwen_3_4b.safetensors", "type": "lumina2"}, ["clip"]]]
 WIRE = """([loaders, settings]) => {
     const box = app.graph.nodes[0];
@@ -74,7 +77,8 @@ def test_they_are_in_the_node_library(server, page):
 @pytest.mark.parametrize("language", ["en"], indirect=True)
 def test_its_settings_reach_the_nodes_inside(opened):
     assert box(opened) == SETTINGS
-    changed = {"gamma": 0.3, "temperature": 2, "color_strength": 0.5, "steps": 7, "schedule": "ddim", "megapixels": 0.04}
+    changed = {"gamma": 0.3, "temperature": 2, "color_strength": 0.5, "steps": 7, "schedule": "ddim",
+               "megapixels": 0.04}
     opened.page.evaluate(WIRE, [CHECKPOINT, changed])
     prompt = sent(opened)
     assert opened.errors == []

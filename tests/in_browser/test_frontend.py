@@ -40,8 +40,8 @@ def test_an_example_opens_as_it_was_saved(page, object_info, example):
 
 def test_titles_are_translated(page, language, object_info):
     page.load("styleid_simple")
-    expected = CHINESE["StyleIDSampler"]["display_name"] if language == "zh" else object_info["StyleIDSampler"]["display_name"]
-    assert expected in page.nodes("n.title")
+    names = CHINESE if language == "zh" else object_info
+    assert names["StyleIDSampler"]["display_name"] in page.nodes("n.title")
 
 
 @pytest.mark.parametrize("node", ["StyleIDSampler"])
@@ -85,7 +85,8 @@ def test_a_preset_fills_in_its_values_and_a_change_makes_it_custom(page, object_
     page.page.evaluate(SET, ["steps", 20])
     assert sampler()["preset"] == name, "not one of its values"
     page.page.evaluate(SET, ["gamma", 0.55])
-    assert sampler()["preset"] == "custom" and sampler()["gamma"] == 0.55 and sampler()["blocks"] == presets[name]["blocks"]
+    assert sampler()["preset"] == "custom" and sampler()["gamma"] == 0.55
+    assert sampler()["blocks"] == presets[name]["blocks"]
     assert page.errors == []
 
 
@@ -94,12 +95,14 @@ OLDER = {  # the values of nodes as graphs of 0.1.0 have them
     "InjectStyleKV": [0.75, 1.5, "both", 0, 1]}
 
 
-@pytest.mark.parametrize(("example", "node"), [("styleid_simple", "StyleIDSampler"), ("styleid_nodes", "InjectStyleKV")])
+@pytest.mark.parametrize(("example", "node"), [("styleid_simple", "StyleIDSampler"),
+                                               ("styleid_nodes", "InjectStyleKV")])
 def test_a_graph_of_an_older_version_is_told(page, language, node, example):
     """The page would put its values into other widgets, without a word."""
     workflow = json.loads((ROOT / "example_workflows" / f"{example}.json").read_text(encoding="utf-8"))
     page.page.evaluate("workflow => app.loadGraphData(workflow)", workflow)
-    told = page.page.get_by_text("此工作流由其他版本制作" if language == "zh" else "this graph was made with another version")
+    sentence = "此工作流由其他版本制作" if language == "zh" else "this graph was made with another version"
+    told = page.page.get_by_text(sentence)
     assert told.count() == 0, "of this version"
     for each in workflow["nodes"]:
         if each["type"] == node:

@@ -48,16 +48,21 @@ def with_steps(features, steps: list):
     return features._replace(source=features.source._replace(steps=steps))
 
 
-def invert_both(pack, model, case, schedule: str, content: dict | None = None, style: dict | None = None, blocks: str = "6-11",
-                steps: int | None = None) -> list[tuple]:
-    """[(noise, features, sigmas) of content, of style], by the nodes; of the case's latents and in its steps unless others are given."""
+def invert_both(pack, model, case, schedule: str, content: dict | None = None, style: dict | None = None,
+                blocks: str = "6-11", steps: int | None = None) -> list[tuple]:
+    """[(noise, features, sigmas) of content, of style], by the nodes; of the case's latents and in its steps unless
+    others are given.
+    """
     [recording] = pack.CaptureSelfAttention(model=model, blocks=blocks)
-    return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=steps or case.steps, schedule=schedule)
+    return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=steps or case.steps,
+                            schedule=schedule)
             for latent in (content or case.content, style or case.style)]
 
 
 def all_transfers(transfer, contents: torch.Tensor, styles: torch.Tensor):
-    """run(**options): (decoded (S, B, 3, H, W), latents (S, B, C, h, w)) of every content in every style; each is run once."""
+    """run(**options): (decoded (S, B, 3, H, W), latents (S, B, C, h, w)) of every content in every style; each is run
+    once.
+    """
     with torch.inference_mode():
         content, inverted = transfer.invert(contents), [transfer.invert(style[None]) for style in styles]
     known = {}
@@ -66,7 +71,8 @@ def all_transfers(transfer, contents: torch.Tensor, styles: torch.Tensor):
         key = tuple(sorted(options.items()))
         if key not in known:
             latents = [transfer.stylize(content, style, **options) for style in inverted]
-            known[key] = tuple(torch.stack(each) for each in zip(*((transfer.decode(z).movedim(-1, 1), z["samples"]) for z in latents)))
+            decoded = torch.stack([transfer.decode(z).movedim(-1, 1) for z in latents])
+            known[key] = decoded, torch.stack([z["samples"] for z in latents])
         return known[key]
 
     return run

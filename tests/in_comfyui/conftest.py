@@ -71,7 +71,8 @@ def case():
 
 @pytest.fixture(scope="session")
 def invert(pack, model, case):
-    """invert(schedule): [(noise, features, sigmas) of content, of style] of the case, by the nodes; each is run once."""
+    """invert(schedule): [(noise, features, sigmas) of content, of style] of the case, by the nodes; each is run once.
+    """
     @functools.cache
     def with_nodes(schedule):
         with torch.inference_mode():

@@ -18,13 +18,14 @@ KNOWN = [name for name, small in SMALL.items() if hasattr(comfy.supported_models
 STEPS = 4
 CONTENT, STYLE, ODD = (16, 12), (12, 18), (15, 13)  # sizes of latents
 TOKENS = 7  # of the prompt
-ORDER = {"sd35": [("double", 0, 0), ("double", 0, 1), ("double", 1, 0), ("double", 1, 1), ("double", 2, 0)]}  # of its calls of attention
+# Of its calls of attention.
+ORDER = {"sd35": [("double", 0, 0), ("double", 0, 1), ("double", 1, 0), ("double", 1, 1), ("double", 2, 0)]}
 PADDED = {"z_image": 32, "flux2": 512}  # families that fill prompts up to so many tokens
 SETTINGS = dict(gamma=0.6, tau=1.3)
 
 
-def inverted(pack, model, family: str, size: tuple[int, int], seed: int, batch: int = 1, steps: int = STEPS, positive: list | None = None,
-             **capture) -> tuple:
+def inverted(pack, model, family: str, size: tuple[int, int], seed: int, batch: int = 1, steps: int = STEPS,
+             positive: list | None = None, **capture) -> tuple:
     """(noise, features, sigmas)."""
     [recording] = pack.CaptureSelfAttention(model=model, **capture)
     positive = positive or prompt(family, TOKENS)
@@ -68,7 +69,8 @@ def check_formula(pack, model, family: str, positive: list, picture: slice) -> t
     formula = formula_in_sequence(model, picture, Stylized(content, style, **SETTINGS), order=ORDER.get(family))
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, gamma=SETTINGS["gamma"],
                              temperature=SETTINGS["tau"])
-    reference, injected, plain = (sample_custom(patched, positive, sigmas, noise)["samples"] for patched in (formula, m, model))
+    reference, injected, plain = (sample_custom(patched, positive, sigmas, noise)["samples"]
+                                  for patched in (formula, m, model))
     assert relative_error(injected, reference) < 1e-4
     assert relative_error(plain, reference) > 1e-3
     recomputed = inverted(pack, model, family, CONTENT, 2, positive=positive, feature_device="recompute")[1]

@@ -30,7 +30,9 @@ def as_in_a_campaign(monkeypatch):
 
 
 def faulty(pack, when_it_fails):
-    """The pack with a sampler that does `when_it_fails(model)` on the way out of an error; what that gives is the result."""
+    """The pack with a sampler that does `when_it_fails(model)` on the way out of an error; what that gives is the
+    result.
+    """
     def sampler(**inputs):
         try:
             return pack.StyleIDSampler(**inputs)
@@ -73,16 +75,19 @@ def test_what_a_fault_leaves_behind_is_wrong(pack, monkeypatch, plant, found):
 
 def test_a_patch_on_the_shared_model_is_wrong(pack):
     def sampler(**inputs):
-        inputs["model"].model_options["transformer_options"]["patches"] = {"attn2_patch": [lambda n, c, v, _: (n, c, v)]}
+        patches = {"attn2_patch": [lambda n, c, v, _: (n, c, v)]}
+        inputs["model"].model_options["transformer_options"]["patches"] = patches
         return pack.StyleIDSampler(**inputs)
 
     part = fault_part.FaultPart(pack, seed=0)
     part.pack = SimpleNamespace(**vars(pack) | {"StyleIDSampler": sampler})
-    assert any("model_options of the model changed" in outcome.detail for case in range(3) for outcome in part.attempt(case))
+    assert any("model_options of the model changed" in outcome.detail for case in range(3)
+               for outcome in part.attempt(case))
 
 
 def test_a_result_with_nan_is_wrong(pack, monkeypatch):
-    broken = SimpleNamespace(**vars(pack) | {"StyleIDSampler": lambda **_: ({"samples": torch.full((1, 4, 8, 8), float("nan"))},)})
+    broken = SimpleNamespace(**vars(pack)
+                             | {"StyleIDSampler": lambda **_: ({"samples": torch.full((1, 4, 8, 8), float("nan"))},)})
     part = in_one_node(broken, monkeypatch)
     assert part.attempt(0)[0].verdict == "wrong"
     report = {"finite": False, "shape": [1, 4, 8, 8]}
@@ -93,7 +98,8 @@ def test_a_result_with_nan_is_wrong(pack, monkeypatch):
 def test_the_pack_passes(pack):
     part = fault_part.FaultPart(pack, seed=0)
     outcomes = [outcome for case in range(8) for outcome in part.attempt(case)]
-    assert {outcome.verdict for outcome in outcomes} == {"right"}, table([Try("faults", 0, 0, outcome) for outcome in outcomes])
+    told = table([Try("faults", 0, 0, outcome) for outcome in outcomes])
+    assert {outcome.verdict for outcome in outcomes} == {"right"}, told
 
 
 def failed_run(kind: str, message: str, frames: list[str]) -> Run:
@@ -102,8 +108,10 @@ def failed_run(kind: str, message: str, frames: list[str]) -> Run:
 
 
 @pytest.mark.parametrize(("kind", "message", "frames", "verdict"), [
-    ("ValueError", "The content latent is empty. Connect a picture through VAE Encode.", [HOST_FRAME, OUR_FRAME], "refused"),
-    ("ValueError", "The content latent is empty. Connect a picture through VAE Encode.", [OUR_FRAME, HOST_FRAME], "raw"),
+    ("ValueError", "The content latent is empty. Connect a picture through VAE Encode.", [HOST_FRAME, OUR_FRAME],
+     "refused"),
+    ("ValueError", "The content latent is empty. Connect a picture through VAE Encode.", [OUR_FRAME, HOST_FRAME],
+     "raw"),
     ("ValueError", "not enough values to unpack (expected 1, got 0)", [OUR_FRAME], "raw"),
     ("ValueError", "Exceeds the limit (4300 digits) for integer string conversion", [OUR_FRAME], "raw"),
     ("KeyError", "'samples'", [OUR_FRAME], "raw"),
@@ -116,14 +124,17 @@ def test_an_error_without_a_sentence_is_raw(kind, message, frames, verdict):
         assert server_part.verdict_of(run, run) == "host", "ComfyUI's own nodes say the same"
 
 
-@pytest.mark.parametrize(("inputs", "unlinked"), [({"latent": "text", "steps": 3}, True), ({"latent": ["z", 0], "steps": 3}, False)])
+@pytest.mark.parametrize(("inputs", "unlinked"), [({"latent": "text", "steps": 3}, True),
+                                                  ({"latent": ["z", 0], "steps": 3}, False)])
 def test_a_value_in_place_of_a_link_is_no_fault_of_ours(inputs, unlinked):
     kinds = {"latent": ["LATENT"], "steps": ["INT", {}], "add": ["BOOLEAN", {}], "way": [["a"], {}]}
     info = {"LatentAdaIN": {"input": {"required": kinds}}}
-    assert server_part.unlinked({"x": {"class_type": "LatentAdaIN", "inputs": inputs | {"add": True, "way": "a"}}}, info) == unlinked
+    assert server_part.unlinked({"x": {"class_type": "LatentAdaIN", "inputs": inputs | {"add": True, "way": "a"}}},
+                                info) == unlinked
 
 
-@pytest.mark.parametrize("message", ['blocks "12": output block 12 has no self-attention.', "cfg 7 compares with a negative, and none is."])
+@pytest.mark.parametrize("message", ['blocks "12": output block 12 has no self-attention.',
+                                     "cfg 7 compares with a negative, and none is."])
 def test_sentences(message):
     assert is_sentence(message) and not is_sentence(message + "x" * 1000)
 

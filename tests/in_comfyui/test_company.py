@@ -1,4 +1,6 @@
-"""Injection beside other nodes in the graph: the paper's formulas on a model that has the other node must give the same."""
+"""Injection beside other nodes in the graph: the paper's formulas on a model that has the other node must give the
+same.
+"""
 
 import comfy.model_management
 import pytest
@@ -23,19 +25,23 @@ SETTINGS = dict(gamma=0.6, temperature=1.3)
 def controlled(case):
     """The case's conditioning with a ControlNet in the real layout, with seeded weights."""
     hint = torch.rand(1, 128, 192, 3, generator=torch.Generator().manual_seed(1))
-    return ControlNetApplyAdvanced().apply_controlnet(case.positive, case.positive, load_controlnet(), hint, 0.5, 0.0, 1.0)[0]
+    return ControlNetApplyAdvanced().apply_controlnet(case.positive, case.positive, load_controlnet(), hint, 0.5, 0.0,
+                                                      1.0)[0]
 
 
 @pytest.fixture
 def compare(pack, case, inverted):
-    """compare(model, other, positive): (error of the injection into `other`, difference to `model` with the case's conditioning)."""
+    """compare(model, other, positive): (error of the injection into `other`, difference to `model` with the case's
+    conditioning).
+    """
     def run(model, other, positive):
         (noise, content, sigmas), (_, style, _) = inverted
         [m] = pack.InjectStyleKV(model=other, content_features=content, style_features=style, **SETTINGS)
         [alone] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, **SETTINGS)
         reference, injected = (sample_custom(patched, positive, sigmas, noise)["samples"]
                                for patched in (paper_attention(other, content, style, **SETTINGS), m))
-        return relative_error(injected, reference), relative_error(sample_custom(alone, case.positive, sigmas, noise)["samples"], reference)
+        without = sample_custom(alone, case.positive, sigmas, noise)["samples"]
+        return relative_error(injected, reference), relative_error(without, reference)
 
     return run
 
@@ -48,10 +54,12 @@ def test_nodes_that_patch_the_model(model, case, compare, company, record_proper
     record_property("beside", ("ComfyUI", company, "composes"))
 
 
-@pytest.mark.parametrize(("node", "settings"), [(PerturbedAttentionGuidance, [3.0]), (SelfAttentionGuidance, [0.5, 2.0])])
+@pytest.mark.parametrize(("node", "settings"), [(PerturbedAttentionGuidance, [3.0]),
+                                                (SelfAttentionGuidance, [0.5, 2.0])])
 def test_guidance_is_left_out_of_the_inversion(pack, model, case, inverted, node, settings):
     guided = first_output(node.execute(model, *settings))
-    noise, _, _ = pack.DDIMInvert(model=guided, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
+    noise, _, _ = pack.DDIMInvert(model=guided, latent=case.content, positive=case.positive, steps=case.steps,
+                                  schedule="ddim")
     (plain, _, _), _ = inverted
     assert torch.equal(noise["samples"], plain["samples"])
 
@@ -69,7 +77,8 @@ def test_controlnet_on_the_inversion_too(pack, model, case, controlled):
     assert result.isfinite().all() and not torch.allclose(result, plain)
 
 
-def test_token_merging_gets_the_mixed_query_and_leaves_the_style_whole(pack, pack_module, model, case, inverted, record_property):
+def test_token_merging_gets_the_mixed_query_and_leaves_the_style_whole(
+        pack, pack_module, model, case, inverted, record_property):
     """ToMe merges at random, so its result is not compared; what reaches its patch and what attention gets is."""
     (noise, content, sigmas), (_, style, _) = inverted
     merged = first_output(TomePatchModel.execute(model, 0.3))
@@ -91,7 +100,8 @@ def test_token_merging_gets_the_mixed_query_and_leaves_the_style_whole(pack, pac
     block, sigma = ("output", 9, 0), float(sigmas[0])
     (before, context_before), (after, context_after) = seen
     assert torch.equal(before, reader(content, before.device).read(sigma)[block]) and after.shape[1] < before.shape[1]
-    assert torch.equal(context_before, reader(style, before.device).read(sigma)[block]) and torch.equal(context_after, context_before)
+    assert torch.equal(context_before, reader(style, before.device).read(sigma)[block])
+    assert torch.equal(context_after, context_before)
     record_property("beside", ("ComfyUI", "TomePatchModel", "composes: the style's keys stay whole"))
 
 
@@ -119,15 +129,16 @@ def test_an_attention_backend_of_another_pack_sees_every_call(pack, model, case,
     seen_plain, calls[:] = list(calls), []
     [m] = pack.InjectStyleKV(model=watched, content_features=content, style_features=style)
     injected = sample_custom(m, case.positive, sigmas[:3], noise)
-    assert calls == seen_plain and len(calls) == 2 * 2 * 16, "two model calls, and self- and cross-attention in each of 16 blocks"
+    # Two model calls, and self- and cross-attention in each of 16 blocks.
+    assert calls == seen_plain and len(calls) == 2 * 2 * 16
     assert not torch.allclose(plain["samples"], injected["samples"])
     record_property("beside", ("any", "attention backends (optimized_attention_override)", "see every call"))
 
 
 @pytest.mark.parametrize(("captured", "sampled"), [(True, False), (False, True), (True, True)])
 def test_lora_where_the_user_puts_it(pack, model, case, captured, sampled):
-    """Before the capture, before the sampling, or both: as a model whose weights were changed for good, in the precision of ComfyUI's
-    LoRAs.
+    """Before the capture, before the sampling, or both: as a model whose weights were changed for good, in the
+    precision of ComfyUI's LoRAs.
     """
     merged, device = load_unet(unet_config=WIDE_HEADS), comfy.model_management.get_torch_device()
     precision = dict(device=device, dtype=comfy.model_management.lora_compute_dtype(device))

@@ -38,11 +38,13 @@ def test_inversion(pack, model, calls, case, conditionings, kind):
     assert not calls
 
 
-@pytest.mark.parametrize(("name", "kind"), [("positive", kind) for kind in NOWHERE] + [("negative", kind) for kind in NOWHERE]
+@pytest.mark.parametrize(("name", "kind"), [("positive", kind) for kind in NOWHERE]
+                         + [("negative", kind) for kind in NOWHERE]
                          + [("inversion_positive", kind) for kind in NOT_INVERTED])
 def test_the_sampler(pack, model, calls, case, conditionings, name, kind):
     conditioning, sentence = conditionings[kind]
-    inputs = dict(positive=case.positive, inversion_positive=case.positive, negative=case.positive, cfg=3.0) | {name: conditioning}
+    inputs = dict(positive=case.positive, inversion_positive=case.positive, negative=case.positive,
+                  cfg=3.0) | {name: conditioning}
     with pytest.raises(ValueError, match=f"{name}.*{sentence}|{sentence}.*{name}"):
         stylize(pack, model=model, content=case.content, style=case.style, steps=10, **inputs)
     assert not calls
@@ -62,7 +64,8 @@ def test_a_stock_sampler(pack, model, calls, case, inverted, conditionings, kind
 def test_ranges_that_meet_are_one_conditioning(pack, model, case, inverted):
     """In an inversion too: at each step one prompt."""
     parts = [ConditioningSetTimestepRange().set_range(case.positive, *ends)[0] for ends in ((0.0, 0.5), (0.5, 1.0))]
-    noise, _, _ = pack.DDIMInvert(model=model, latent=case.content, positive=sum(parts, []), steps=case.steps, schedule="ddim")
+    noise, _, _ = pack.DDIMInvert(model=model, latent=case.content, positive=sum(parts, []), steps=case.steps,
+                                  schedule="ddim")
     (plain, _, _), _ = inverted
     assert torch.equal(noise["samples"], plain["samples"])
 
@@ -71,5 +74,6 @@ def test_regions_by_masks_are_sampled(pack, model, case, inverted, conditionings
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
     left, _ = conditionings["a mask"]
-    whole, regional = (sample_custom(m, positive, sigmas[-4:], noise)["samples"] for positive in (case.positive, left + case.positive))
+    whole, regional = (sample_custom(m, positive, sigmas[-4:], noise)["samples"]
+                       for positive in (case.positive, left + case.positive))
     torch.testing.assert_close(regional, whole)

@@ -1,5 +1,5 @@
-"""What the pack adds to a model call, in operators and host synchronizations: of the same number on any device, but for the copies that
-a GPU makes of features in RAM.
+"""What the pack adds to a model call, in operators and host synchronizations: of the same number on any device, but for
+the copies that a GPU makes of features in RAM.
 """
 
 from collections import Counter
@@ -15,7 +15,8 @@ from tools.miniature.transformers import latent, load_transformer, prompt
 
 MOST = 1.05 if comfyui.cpu else 1.06  # as many operators as a call without the pack
 STEPS = 5  # of which, and of twice as many, the official timesteps have as many
-WAITING = ("item", "is_nonzero", "_local_scalar_dense", "equal")  # what float(tensor), `if tensor` and torch.equal become
+# What float(tensor), `if tensor` and torch.equal become.
+WAITING = ("item", "is_nonzero", "_local_scalar_dense", "equal")
 
 
 class Counting(TorchDispatchMode):
@@ -75,8 +76,8 @@ def test_the_cost_of_injection(pack, model, case, inverted, plain):
 @pytest.mark.parametrize("device", ["auto", "recompute"])
 def test_the_cost_of_recording(pack, model, case, plain, device):
     [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_device=device)
-    operators, waits = per_call(lambda steps: pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=steps,
-                                                              schedule="official"))
+    operators, waits = per_call(lambda steps: pack.DDIMInvert(model=recording, latent=case.content,
+                                                              positive=case.positive, steps=steps, schedule="official"))
     assert operators <= MOST * plain[0] and waits == plain[1] + 1
 
 
@@ -99,9 +100,9 @@ def test_the_cost_of_injection_into_a_transformer(pack, family, blocks):
     mask[:, -2:] = 0
     positive = [[text, entry | {"attention_mask": mask}] for text, entry in prompt(family, 7)]
     [recording] = pack.CaptureSelfAttention(model=model, blocks="auto" if blocks == "auto" else LAST[family])
-    (noise, content, sigmas), (_, style, _) = (pack.DDIMInvert(model=recording, latent=latent(family, size, seed), positive=positive,
-                                                               steps=2 * STEPS) for seed in (1, 2))
+    (noise, content, sigmas), (_, style, _) = (pack.DDIMInvert(model=recording, latent=latent(family, size, seed),
+                                                               positive=positive, steps=2 * STEPS) for seed in (1, 2))
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
-    (plain, plain_waits), (injected, waits) = (per_call(lambda steps, m=m: sample_custom(m, positive, sigmas[:steps + 1], noise))
-                                               for m in (model, m))
+    (plain, plain_waits), (injected, waits) = (
+        per_call(lambda steps, m=m: sample_custom(m, positive, sigmas[:steps + 1], noise)) for m in (model, m))
     assert injected > plain and waits == plain_waits + 1

@@ -19,7 +19,8 @@ def transfer(pack, model, case):
     """transfer(...): samples of StyleIDSampler on the case, with settings changed."""
 
     def run(**settings):
-        inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps) | settings
+        inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive,
+                      steps=case.steps) | settings
         return stylize(pack, **inputs)["samples"]
 
     return run
@@ -32,7 +33,8 @@ def five_nodes(pack, model, invert):
     def prepare(schedule, **settings):
         (noise, content_features, sigmas), (style_noise, style_features, _) = invert(schedule)
         [start] = pack.LatentAdaIN(content=noise, style=style_noise)
-        [m] = pack.InjectStyleKV(**dict(model=model, content_features=content_features, style_features=style_features) | settings)
+        [m] = pack.InjectStyleKV(**dict(model=model, content_features=content_features,
+                                        style_features=style_features) | settings)
         return m, start, sigmas
 
     return prepare
@@ -41,7 +43,8 @@ def five_nodes(pack, model, invert):
 @pytest.mark.parametrize(("schedule", "limit"), [("ddim", 1e-4), ("official", 5e-4)])
 def test_one_node_is_five_nodes(transfer, five_nodes, case, schedule, limit):
     m, start, sigmas = five_nodes(schedule)
-    assert relative_error(sample_custom(m, case.positive, sigmas, start)["samples"], transfer(schedule=schedule)) < limit
+    assert relative_error(sample_custom(m, case.positive, sigmas, start)["samples"],
+                          transfer(schedule=schedule)) < limit
 
 
 def test_sampler_custom_advanced_gives_the_same(transfer, five_nodes, case):
@@ -51,18 +54,20 @@ def test_sampler_custom_advanced_gives_the_same(transfer, five_nodes, case):
     assert relative_error(result["samples"], transfer(schedule="ddim")) < 1e-4
 
 
-@pytest.mark.parametrize(("schedule", "scheduler"), [("ddim", "ddim_uniform"), ("karras", "karras"), ("normal", "normal")])
+@pytest.mark.parametrize(("schedule", "scheduler"), [("ddim", "ddim_uniform"), ("karras", "karras"),
+                                                     ("normal", "normal")])
 def test_ksampler_advanced_gives_the_same(transfer, five_nodes, case, schedule, scheduler):
     m, start, _ = five_nodes(schedule)
-    [result] = KSamplerAdvanced().sample(m, "disable", 0, case.steps, 1.0, "euler", scheduler, case.positive, case.positive, start,
-                                         0, 10000, "disable")
+    [result] = KSamplerAdvanced().sample(m, "disable", 0, case.steps, 1.0, "euler", scheduler, case.positive,
+                                         case.positive, start, 0, 10000, "disable")
     assert relative_error(result["samples"], transfer(schedule=schedule)) < 1e-4
 
 
 def record_while_sampling(pack_module, model, positive, latent, sigmas):
     """(result, Features) of a plain sampling run, by the recorder that inversion uses."""
     recording, capture = (pack_module(f"nodes.engine.{name}") for name in ("recording", "capture"))
-    m, recorder = recording.record(capture.request_capture(model, "3-11"), [latent["samples"]], latent["samples"].device, [0])
+    m, recorder = recording.record(capture.request_capture(model, "3-11"), [latent["samples"]],
+                                   latent["samples"].device, [0])
     result = sample_custom(m, positive, sigmas, latent)
     [features] = recorder.features(len(sigmas) - 1)
     return result, features
@@ -114,14 +119,16 @@ def test_applying_the_node_again_adds_a_style(five_nodes, case):
     once, start, sigmas = five_nodes("ddim")
     twice, _, _ = five_nodes("ddim", model=once)
     other, _, _ = five_nodes("ddim", model=five_nodes("ddim", gamma=0.2)[0])
-    one, same, mixed = (sample_custom(patched, case.positive, sigmas, start)["samples"] for patched in (once, twice, other))
+    one, same, mixed = (sample_custom(patched, case.positive, sigmas, start)["samples"]
+                        for patched in (once, twice, other))
     assert relative_error(same, one) < 1e-5 and relative_error(mixed, one) > 1e-3
 
 
 def test_an_injected_model_is_inverted_like_a_plain_one(pack, five_nodes, case, inverted):
     m, _, _ = five_nodes("ddim")
     [recording] = pack.CaptureSelfAttention(model=m, blocks="6-11")
-    noise, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
+    noise, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive,
+                                         steps=case.steps, schedule="ddim")
     (plain_noise, plain_features, _), _ = inverted
     assert torch.equal(noise["samples"], plain_noise["samples"])
     assert all(torch.equal(*pair) for pair in zip(sum(features.source.steps, []), sum(plain_features.source.steps, [])))
@@ -146,9 +153,12 @@ def test_cond_and_uncond_in_one_batch_or_split(five_nodes, case, monkeypatch):
 
 @pytest.fixture
 def by_formula(pack, model, case):
-    """by_formula(content, style): samples of the graph of five nodes, where the paper's formulas stand for the injection."""
+    """by_formula(content, style): samples of the graph of five nodes, where the paper's formulas stand for the
+    injection.
+    """
     def run(content, style):
-        (noise, content_features, sigmas), (style_noise, style_features, _) = invert_both(pack, model, case, "ddim", content, style)
+        of_content, of_style = invert_both(pack, model, case, "ddim", content, style)
+        (noise, content_features, sigmas), (style_noise, style_features, _) = of_content, of_style
         [start] = pack.LatentAdaIN(content=noise, style=style_noise)
         m = paper_attention(model, content_features, style_features, gamma=0.75, temperature=1.5)
         return sample_custom(m, case.positive, sigmas, start)["samples"]
@@ -172,11 +182,13 @@ def test_batches_are_the_single_runs(transfer, case):
     contents = torch.cat([case["content.latent"], case["content.latent"].flip(-1)])
     styles = torch.cat([case["style.latent"], case["style.latent"].flip(-2)])
     steps = 5
-    pairs = {"one style": (contents, styles[:1]), "a style for each": (contents, styles), "one content": (contents[:1], styles)}
+    pairs = {"one style": (contents, styles[:1]),
+             "a style for each": (contents, styles), "one content": (contents[:1], styles)}
     for name, (content, style) in pairs.items():
         batch = transfer(content=to_latent(content), style=to_latent(style), steps=steps)
         for i in range(2):
-            single = transfer(content=to_latent(content[i % len(content)][None]), style=to_latent(style[i % len(style)][None]), steps=steps)
+            single = transfer(content=to_latent(content[i % len(content)][None]),
+                              style=to_latent(style[i % len(style)][None]), steps=steps)
             assert relative_error(batch[i:i + 1], single) < 1e-4, name
 
 
@@ -189,7 +201,9 @@ def test_a_mask_leaves_the_outside_untouched(transfer, case):
 
 
 def test_guidance_is_that_of_the_samplers(pack, model, case, transfer):
-    """cfg 5 with a negative below sigma 5.42, and inversions with a prompt of their own: the five-node graph, two SamplerCustom."""
+    """cfg 5 with a negative below sigma 5.42, and inversions with a prompt of their own: the five-node graph, two
+    SamplerCustom.
+    """
     prompt, negative, empty = ([[case["context"] * factor, {}]] for factor in (1.5, 0.5, 1.0))
     [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11")
     (noise, content, sigmas), (style_noise, style, _) = (
@@ -209,18 +223,22 @@ def test_guidance_is_that_of_the_samplers(pack, model, case, transfer):
 
 def test_capture_alone_gives_the_same_noise(pack, model, case, inverted):
     (noise, features, _), _ = inverted
-    plain, none, _ = pack.DDIMInvert(model=model, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
+    plain, none, _ = pack.DDIMInvert(model=model, latent=case.content, positive=case.positive, steps=case.steps,
+                                     schedule="ddim")
     assert torch.equal(plain["samples"], noise["samples"])
     assert none.blocks == [] and [number for _, number, _ in features.blocks] == [6, 7, 8, 9, 10, 11]
 
 
 def test_features_hold_what_design_promises(inverted):
-    """One LayerNorm output for each step and block, in lists and tuples only, which ComfyUI's memory cache can count."""
+    """One LayerNorm output for each step and block, in lists and tuples only, which ComfyUI's memory cache can count.
+    """
     (_, features, sigmas), _ = inverted
-    assert isinstance(features, tuple) and isinstance(features.source.steps, list) and isinstance(features.source.steps[0], list)
+    assert isinstance(features, tuple) and isinstance(features.source.steps,
+                                                      list) and isinstance(features.source.steps[0], list)
     assert len(features.source.steps) == len(features.sigmas) == len(sigmas) - 1
     assert sorted(features.sigmas, reverse=True) == pytest.approx(sigmas[:-1].tolist())
-    assert all([tuple(n.shape) for n in step] == [(1, 96, 64)] * 3 + [(1, 384, 32)] * 3 for step in features.source.steps)
+    assert all([tuple(n.shape) for n in step] == [(1, 96, 64)] * 3 + [(1, 384, 32)] * 3
+               for step in features.source.steps)
 
 
 def test_the_log_tells_blocks_and_steps(transfer, caplog):

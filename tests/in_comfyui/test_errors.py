@@ -35,10 +35,12 @@ def test_unknown_blocks(pack, model, inputs, blocks, message):
         pack.StyleIDSampler(**inputs | {"blocks": blocks})
 
 
-@pytest.mark.parametrize("blocks", ["6–11", "6 — 11", "AUTO", "6-11\n", "6-11,", "Output 6-8; output 9-11", "6-8\n9-11"])
+@pytest.mark.parametrize("blocks", ["6–11", "6 — 11", "AUTO", "6-11\n", "6-11,", "Output 6-8; output 9-11",
+                                    "6-8\n9-11"])
 def test_blocks_as_people_write_them(pack, model, case, blocks):
     [recording] = pack.CaptureSelfAttention(model=model, blocks=blocks)
-    _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
+    _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2,
+                                     schedule="ddim")
     assert [number for _, number, _ in features.blocks] == [6, 7, 8, 9, 10, 11]
 
 
@@ -68,7 +70,8 @@ def test_unusable_latents(pack, inputs, case, broken, message):
 
 
 @pytest.mark.parametrize(("shape", "message"), [
-    ((1, 16, 16, 24), "The content latent has 4 channels and the style latent 16. Encode both with the VAE of the same"),
+    ((1, 16, 16, 24), "The content latent has 4 channels and the style latent 16. Encode both with the VAE of the "
+                      "same"),
     ((4, 16, 24), r"style latent has shape \[4, 16, 24\], and that of a picture is \[batch, channels, height, width\]"),
     ((1, 4, 3, 16, 24), r"style latent has shape \[1, 4, 3, 16, 24\].*video and audio"),
     ((1, 4, 1, 1), "style latent is 1x1, and a single value has no deviation")])
@@ -100,9 +103,11 @@ def test_a_model_that_predicts_nan(pack, model, inputs, case, inverted):
 def test_recomputed_features_of_another_model(pack, model, case):
     """Of the same widths, which nothing else would tell."""
     [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_device="recompute")
-    _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
+    _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2,
+                                     schedule="ddim")
     other = load_unet(weight_seed=1)
-    with pytest.raises(ValueError, match="content_features are recomputed, by a model that was not the one that is sampled. Invert with"):
+    with pytest.raises(ValueError, match="content_features are recomputed, by a model that was not the one that is "
+                                         "sampled. Invert with"):
         pack.InjectStyleKV(model=other, content_features=features, style_features=features)
     pack.InjectStyleKV(model=model.clone(), content_features=features, style_features=features)
 
@@ -136,14 +141,16 @@ def video_unet():
 
 
 def test_a_unet_of_videos(pack, video_unet):
-    with pytest.raises(ValueError, match="this model is a UNetModel with attention over time, as models of videos have it"):
+    with pytest.raises(ValueError, match="this model is a UNetModel with attention over time, as models of videos have "
+                                         "it"):
         pack.CaptureSelfAttention(model=video_unet)
 
 
 def test_ming_image_is_not_taken_for_z_image(pack):
     model = load_transformer("z_image")
     model.model.diffusion_model.masked_pad_multiple = 32
-    with pytest.raises(ValueError, match="this model is a NextDiT with references behind its picture, as Ming-Image has them"):
+    with pytest.raises(ValueError, match="this model is a NextDiT with references behind its picture, as Ming-Image "
+                                         "has them"):
         pack.CaptureSelfAttention(model=model)
     model.model.diffusion_model.masked_pad_multiple = None  # as newer hosts have it in a Z-Image
     pack.CaptureSelfAttention(model=model)
@@ -192,7 +199,8 @@ def test_features_of_a_wider_model(pack, model, case, inverted):
     (noise, content, sigmas), (_, style, _) = inverted
     wider = with_steps(style, [[torch.cat([n, n], -1) for n in step] for step in style.source.steps])
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=wider)
-    with pytest.raises(ValueError, match=r"output block 6 works on \[1, 96, 64\] .* style_features \[1, 96, 128\]. Capture them"):
+    with pytest.raises(ValueError,
+                       match=r"output block 6 works on \[1, 96, 64\] .* style_features \[1, 96, 128\]. Capture them"):
         sample_custom(m, case.positive, sigmas, noise)
 
 
@@ -208,7 +216,8 @@ def test_sigmas_that_were_not_inverted(pack, model, case, inverted):
     (noise, content, sigmas), (_, style, _) = inverted
     low = with_steps(style, style.source.steps[:2])._replace(sigmas=[sigma / 9 for sigma in style.sigmas[:2]])
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=low)
-    with pytest.raises(ValueError, match="No features were captured near sigma .* in 2 steps. Sample with the sigmas of DDIM Invert"):
+    with pytest.raises(ValueError, match="No features were captured near sigma .* in 2 steps. Sample with the sigmas "
+                                         "of DDIM Invert"):
         sample_custom(m, case.positive, sigmas, noise)
 
 
@@ -224,7 +233,8 @@ def test_settings_that_leave_nothing_to_inject(pack, model, inverted, settings, 
 
 @pytest.mark.parametrize(("settings", "sentence"), [
     (dict(start_percent=0.7, end_percent=0.7), "start_percent 0.7 is not below end_percent 0.7"),
-    (dict(denoise=0.3, end_percent=0.5), "none of the sigmas that are sampled lies between start_percent 0 and end_percent 0.5")])
+    (dict(denoise=0.3, end_percent=0.5), "none of the sigmas that are sampled lies between start_percent 0 and "
+                                         "end_percent 0.5")])
 def test_settings_are_refused_before_anything_is_inverted(pack, inputs, calls, settings, sentence):
     with pytest.raises(ValueError, match=sentence):
         stylize(pack, **inputs | settings)
@@ -234,19 +244,21 @@ def test_settings_are_refused_before_anything_is_inverted(pack, inputs, calls, s
 def test_a_part_of_the_sampling_without_a_step(pack, model, case, inverted):
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, start_percent=0.9)
-    with pytest.raises(ValueError, match="none of the sigmas that are sampled lies between start_percent 0.9 and end_percent 1. Widen"):
+    with pytest.raises(ValueError, match="none of the sigmas that are sampled lies between start_percent 0.9 and "
+                                         "end_percent 1. Widen"):
         sample_custom(m, case.positive, sigmas[:5], noise)
 
 
 @pytest.mark.parametrize(("sampler", "refused"), [
-    ("euler_ancestral", True), ("dpmpp_2m_sde", True), ("dpmpp_sde", True), ("ddpm", True), ("er_sde", True), ("seeds_2", True),
-    ("euler", False), ("ddim", False), ("heun", False), ("dpmpp_2m", False), ("uni_pc", False)])
+    ("euler_ancestral", True), ("dpmpp_2m_sde", True), ("dpmpp_sde", True), ("ddpm", True), ("er_sde", True),
+    ("seeds_2", True), ("euler", False), ("ddim", False), ("heun", False), ("dpmpp_2m", False), ("uni_pc", False)])
 def test_stochastic_samplers(pack, model, case, inverted, sampler, refused):
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
     few = sigmas[[0, 2, 4, 5]]
     if refused:
-        with pytest.raises(ValueError, match=f"The sampler {sampler} adds noise at every step .* Use a deterministic one"):
+        with pytest.raises(ValueError, match=f"The sampler {sampler} adds noise at every step .* Use a deterministic "
+                                             "one"):
             sample_custom(m, case.positive, few, noise, sampler=sampler)
     else:
         assert sample_custom(m, case.positive, few, noise, sampler=sampler)["samples"].isfinite().all()
@@ -290,8 +302,8 @@ def test_noise_on_the_contents_own_latent(pack, model, case, inverted):
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
 
     def run(denoise):
-        return nodes.KSampler().sample(m, 0, 5, 1.0, "euler", "ddim_uniform", case.positive, case.positive, case.content,
-                                       denoise=denoise)[0]["samples"]
+        return nodes.KSampler().sample(m, 0, 5, 1.0, "euler", "ddim_uniform", case.positive, case.positive,
+                                       case.content, denoise=denoise)[0]["samples"]
 
     assert run(0.6).isfinite().all()
     with pytest.raises(ValueError, match="the content's own latent and a denoise below 1"):
@@ -301,7 +313,8 @@ def test_noise_on_the_contents_own_latent(pack, model, case, inverted):
 def test_an_unused_mask_is_warned_about(pack, model, inputs, case, caplog):
     mask = {"noise_mask": torch.ones(1, 128, 192)}
     pack.StyleIDSampler(**inputs | {"style": case.style | mask})
-    noise, _, _ = pack.DDIMInvert(model=model, latent=case.content | mask, positive=case.positive, steps=3, schedule="ddim")
+    noise, _, _ = pack.DDIMInvert(model=model, latent=case.content | mask, positive=case.positive, steps=3,
+                                  schedule="ddim")
     assert "noise_mask" not in noise, "a mask of the picture would mean something else on the noise"
     assert [message for message in caplog.messages if "mask" in message] == [
         "The mask of the style latent is not used: the whole picture is taken.",
@@ -309,12 +322,14 @@ def test_an_unused_mask_is_warned_about(pack, model, inputs, case, caplog):
 
 
 def test_guidance_without_a_negative(pack, inputs):
-    with pytest.raises(ValueError, match="cfg 7 compares with a negative prompt, and none is connected. Connect negative, or set cfg to 1"):
+    with pytest.raises(ValueError, match="cfg 7 compares with a negative prompt, and none is connected. Connect "
+                                         "negative, or set cfg to 1"):
         stylize(pack, **inputs, cfg=7.0)
 
 
 def test_injection_into_a_side_that_the_sampler_will_not_evaluate(pack, inputs, calls):
-    with pytest.raises(ValueError, match="inject_into is uncond, and at cfg 1 the negative prompt is not evaluated.* Raise cfg above 1"):
+    with pytest.raises(ValueError, match="inject_into is uncond, and at cfg 1 the negative prompt is not evaluated.* "
+                                         "Raise cfg above 1"):
         stylize(pack, **inputs, inject_into="uncond")
     assert not calls
 
@@ -327,11 +342,13 @@ def test_a_mask_of_nan(pack, inputs, case, calls):
 
 def test_features_that_do_not_fit(pack, inputs, monkeypatch):
     monkeypatch.setattr(comfy.model_management, "get_free_memory", free_memory(1e5))
-    with pytest.raises(ValueError, match=r"features of 3 steps would take 0.000\d+ GB, and only 0.0001 GB of RAM .* Set feature_dtype"):
+    told = r"features of 3 steps would take 0.000\d+ GB, and only 0.0001 GB of RAM .* Set feature_dtype"
+    with pytest.raises(ValueError, match=told):
         pack.StyleIDSampler(**inputs)
 
 
-@pytest.mark.parametrize("name", ["gamma", "temperature", "color_strength", "denoise", "cfg", "cfg_max_sigma", "start_percent"])
+@pytest.mark.parametrize("name", ["gamma", "temperature", "color_strength", "denoise", "cfg", "cfg_max_sigma",
+                                  "start_percent"])
 def test_settings_that_are_no_number(pack, inputs, calls, name):
     """A prompt can carry them past the widget's range."""
     with pytest.raises(ValueError, match=f"{name} is nan, which is not a number"):
@@ -361,11 +378,13 @@ def wired(inputs, inverted):
     ("StyleIDSampler", "content", {}), ("StyleIDSampler", "positive", "a cat"), ("CaptureSelfAttention", "model", 1),
     ("DDIMInvert", "latent", "photo.png"), ("LatentAdaIN", "mask", 0.5), ("InjectStyleKV", "content_features", 3),
     ("InjectStyleKV", "gamma_curve", 0.5), ("InjectStyleKV", "mask", "left"), ("StyleIDOptions", "negative", "ugly"),
-    ("StyleIDOptions", "temperature_curve", 1), ("StyleIDPositions", "model", None), ("StyleIDStartFrequencies", "noise", 1),
-    ("SaveStyleIDFeatures", "sigmas", [1.0, 0.0]), ("SaveStyleIDFeatures", "image", "photo.png")])
+    ("StyleIDOptions", "temperature_curve", 1), ("StyleIDPositions", "model", None),
+    ("StyleIDStartFrequencies", "noise", 1), ("SaveStyleIDFeatures", "sigmas", [1.0, 0.0]),
+    ("SaveStyleIDFeatures", "image", "photo.png")])
 def test_a_literal_where_a_link_belongs(pack, wired, calls, node, name, literal):
     calls.clear()
-    with pytest.raises(ValueError, match=f"The input {name} is .*, and a link of the type [A-Z_]* belongs there. Connect one."):
+    with pytest.raises(ValueError, match=f"The input {name} is .*, and a link of the type [A-Z_]* belongs there. "
+                                         "Connect one."):
         getattr(pack, node)(**wired[node] | {name: literal})
     assert not calls
 
@@ -388,23 +407,27 @@ def test_a_link_that_brings_another_value(pack, wired, calls, node, name, value,
 
 def test_an_input_of_an_older_version(pack, inputs, case):
     """As a link of a graph of 0.1.0 brings it."""
-    with pytest.raises(ValueError, match="There is no input negative in StyleID Sampler: the graph was made with another version"):
+    with pytest.raises(ValueError, match="There is no input negative in StyleID Sampler: the graph was made with "
+                                         "another version"):
         pack.StyleIDSampler(**inputs, negative=case.positive)
 
 
-@pytest.mark.parametrize("node", ["StyleIDSampler", "DDIMInvert", "LatentAdaIN", "StyleIDStartFrequencies", "SaveStyleIDFeatures"])
+@pytest.mark.parametrize("node", ["StyleIDSampler", "DDIMInvert", "LatentAdaIN", "StyleIDStartFrequencies",
+                                  "SaveStyleIDFeatures"])
 def test_a_video_with_its_sound(pack, wired, node):
     z = wired["DDIMInvert"]["latent"]["samples"]
     both = {"samples": NestedTensor([z[:, :, None], torch.randn(1, 8, 6)])}
     [name] = {"latent", "content", "noise"} & wired[node].keys()
-    with pytest.raises(ValueError, match="latent holds several parts, as a video with its sound does. Connect a picture"):
+    with pytest.raises(ValueError, match="latent holds several parts, as a video with its sound does. Connect a "
+                                         "picture"):
         getattr(pack, node)(**wired[node] | {name: both})
 
 
 @pytest.mark.parametrize(("node", "name"), [("LatentAdaIN", "style_mask"), ("InjectStyleKV", "mask")])
 def test_a_mask_of_several_parts(pack, wired, inputs, case, node, name):
     several = NestedTensor([torch.ones(1, 8, 8), torch.ones(1, 6)])
-    with pytest.raises(ValueError, match=f"The input {name} is a NestedTensor, and a link of the type MASK belongs there"):
+    with pytest.raises(ValueError, match=f"The input {name} is a NestedTensor, and a link of the type MASK belongs "
+                                         "there"):
         getattr(pack, node)(**wired[node] | {name: several})
     with pytest.raises(ValueError, match="mask of the content latent holds several parts"):
         pack.StyleIDSampler(**inputs | {"content": case.content | {"noise_mask": several}})

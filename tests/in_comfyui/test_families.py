@@ -1,4 +1,6 @@
-"""Injection in the layouts of several UNet families, reduced in width and not in structure, against the paper's formulas."""
+"""Injection in the layouts of several UNet families, reduced in width and not in structure, against the paper's
+formulas.
+"""
 
 import comfy.supported_models
 import pytest
@@ -53,13 +55,17 @@ FAMILIES = {
     "fp16": (comfy.supported_models.SD15, SD1 | dict(dtype=torch.float16), "6-11", SD1_BLOCKS),
     "bf16": (comfy.supported_models.SD15, SD1 | dict(dtype=torch.bfloat16), "6-11", SD1_BLOCKS),
     "fp8": (FP8, SD1 | dict(dtype=torch.float8_e4m3fn), "6-11", SD1_BLOCKS),
-    "sdxl_some": (comfy.supported_models.SDXL, SDXL, "output 1-2 @ 1-2, 5", [(1, 1), (1, 2), (2, 1), (2, 2), (5, 0), (5, 1)]),
+    "sdxl_some": (comfy.supported_models.SDXL, SDXL, "output 1-2 @ 1-2, 5",
+                  [(1, 1), (1, 2), (2, 1), (2, 2), (5, 0), (5, 1)]),
 }
 
 
-@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in ("fp16", "fp8") else ()) for name in FAMILIES])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in ("fp16", "fp8") else ())
+                                        for name in FAMILIES])
 def family(request):
-    """(MODEL, text for `blocks`, the self-attentions that those are, how far rounding may take the result from the reference)."""
+    """(MODEL, text for `blocks`, the self-attentions that those are, how far rounding may take the result from the
+    reference).
+    """
     supported, unet, text, blocks = FAMILIES[request.param]
     return load_unet(unet_config=unet, family=supported), text, blocks, LIMITS[unet["dtype"]]
 
@@ -84,11 +90,13 @@ FEATURES = {  # what is done to the model, how many contents and styles, what Sa
 }
 
 
-PAIRS = {(name, feature) for i, name in enumerate(FAMILIES) for j, feature in enumerate(FEATURES) if (i - j) % len(FEATURES) == 0}
+PAIRS = {(name, feature) for i, name in enumerate(FAMILIES) for j, feature in enumerate(FEATURES)
+         if (i - j) % len(FEATURES) == 0}
 
 
 @pytest.mark.parametrize(("family", "feature"), [
-    pytest.param(name, feature, marks=() if (name, feature) in PAIRS else pytest.mark.slow) for name in FAMILIES for feature in FEATURES],
+    pytest.param(name, feature, marks=() if (name, feature) in PAIRS else pytest.mark.slow) for name in FAMILIES
+    for feature in FEATURES],
     indirect=["family"])
 def test_features_in_every_family(pack, family, transfer_inputs, feature):
     model, text, _, limit = family
@@ -100,12 +108,15 @@ def test_features_in_every_family(pack, family, transfer_inputs, feature):
     negative = [[positive[0][0].flip(1) * 2, positive[0][1]]]
     [recording] = pack.CaptureSelfAttention(model=model, blocks=text)
     (noise, content_features, sigmas), (_, style_features, _) = (
-        pack.DDIMInvert(model=recording, latent=latent, positive=positive, steps=3, schedule="ddim") for latent in (content, style))
+        pack.DDIMInvert(model=recording, latent=latent, positive=positive, steps=3, schedule="ddim")
+        for latent in (content, style))
     start = {"samples": noise["samples"].repeat(styles, 1, 1, 1)}
     papers, injecting = (patch(model) for patch in (
         lambda m: paper_attention(m, content_features, style_features, **SETTINGS),
-        lambda m: pack.InjectStyleKV(model=m, content_features=content_features, style_features=style_features, **SETTINGS)[0]))
-    reference, injected, plain = (sample_custom(patched, positive, sigmas, start, negative=negative, **settings)["samples"]
+        lambda m: pack.InjectStyleKV(model=m, content_features=content_features, style_features=style_features,
+                                     **SETTINGS)[0]))
+    reference, injected, plain = (sample_custom(patched, positive, sigmas, start, negative=negative,
+                                                **settings)["samples"]
                                   for patched in (papers, injecting, model))
     assert relative_error(injected, reference) < limit
     assert relative_error(plain, reference) > 1e-2, "the injection makes no difference here"
@@ -117,7 +128,8 @@ def test_the_predicted_size_is_what_is_kept(pack, pack_module, family, transfer_
     latent = {"samples": torch.randn(2, 4, 20, 28)}
     [recording] = pack.CaptureSelfAttention(model=model, blocks=text, feature_dtype=dtype)
     with caplog.at_level("INFO", logger="styleid"):
-        _, features, _ = pack.DDIMInvert(model=recording, latent=latent, positive=transfer_inputs[2], steps=2, schedule="ddim")
+        _, features, _ = pack.DDIMInvert(model=recording, latent=latent, positive=transfer_inputs[2], steps=2,
+                                         schedule="ddim")
     shapes = pack_module("nodes.engine.families.unet").token_shapes(model, features.blocks, (20, 28))
     kept = features.source.steps[0]
     assert [tuple(n.shape[1:]) for n in kept] == [(height * width, channels) for height, width, channels in shapes]
@@ -129,13 +141,15 @@ def test_injection_is_the_papers_attention(pack, family, transfer_inputs):
     content, style, positive = transfer_inputs
     [recording] = pack.CaptureSelfAttention(model=model, blocks=text)
     (noise, content_features, sigmas), (style_noise, style_features, _) = (
-        pack.DDIMInvert(model=recording, latent=latent, positive=positive, steps=STEPS, schedule="ddim") for latent in (content, style))
+        pack.DDIMInvert(model=recording, latent=latent, positive=positive, steps=STEPS, schedule="ddim")
+        for latent in (content, style))
     assert style_features.blocks == [("output", *block) for block in blocks]
     [start] = pack.LatentAdaIN(content=noise, style=style_noise)
     [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features, **SETTINGS)
     papers = paper_attention(model, content_features, style_features, **SETTINGS)
 
-    reference, injected, plain = (sample_custom(patched, positive, sigmas, start)["samples"] for patched in (papers, m, model))
+    reference, injected, plain = (sample_custom(patched, positive, sigmas, start)["samples"]
+                                  for patched in (papers, m, model))
     assert relative_error(injected, reference) < limit
     assert relative_error(plain, reference) > 1e-2, "the injection makes no difference here"
 

@@ -38,7 +38,8 @@ def folder(tmp_path, monkeypatch):
 def save(pack, inverted, **more) -> str:
     """Name of the file."""
     noise, features, sigmas = inverted
-    output = nodes.NODE_CLASS_MAPPINGS["SaveStyleIDFeatures"].execute(noise=noise, features=features, sigmas=sigmas, **more)
+    save = nodes.NODE_CLASS_MAPPINGS["SaveStyleIDFeatures"]
+    output = save.execute(noise=noise, features=features, sigmas=sigmas, **more)
     return output.ui.as_dict()["text"][0]
 
 
@@ -77,7 +78,8 @@ def test_what_does_not_go_with_a_style_from_a_file(pack, model, case):
         pack.StyleIDSampler(style=case.style, style_features=features, steps=case.steps, blocks="9", **inputs)
     for change in ({"steps": 4}, {"schedule": "ddim"}):
         with pytest.raises(ValueError, match="inverted in 5 steps of the schedule official, denoise 1, refine 0"):
-            pack.StyleIDSampler(style=noise, style_features=features, blocks="9", **inputs | {"steps": case.steps} | change)
+            pack.StyleIDSampler(style=noise, style_features=features, blocks="9",
+                                **inputs | {"steps": case.steps} | change)
     with pytest.raises(ValueError, match="were not captured. Choose from output 9-11"):
         pack.StyleIDSampler(style=noise, style_features=features, steps=case.steps, **inputs)
 
@@ -89,7 +91,8 @@ def test_files_are_listed_numbered_and_shown(pack, model, case, folder):
     load = nodes.NODE_CLASS_MAPPINGS["LoadStyleIDFeatures"]
     [listed] = load.define_schema().inputs
     assert listed.options == ["starry/night_00001_.safetensors", name] and name == "starry/night_00002_.safetensors"
-    assert load.validate_inputs(name) is True and load.fingerprint_inputs(name) != load.fingerprint_inputs(listed.options[0])
+    assert load.validate_inputs(name) is True
+    assert load.fingerprint_inputs(name) != load.fingerprint_inputs(listed.options[0])
     output = load.execute(name)
     [shown] = (folder / "temp").iterdir()
     assert output.ui and shown.suffix == ".png"
@@ -119,7 +122,8 @@ def test_what_is_no_picture_is_refused_before_anything_is_written(pack, model, c
                                     torch.tensor([2.0, torch.nan]), torch.tensor([2.0, -1.0])])
 def test_sigmas_of_something_else_are_refused(pack, model, case, folder, sigmas):
     (noise, features, _), _ = invert_both(pack, model, case, "ddim")
-    with pytest.raises(ValueError, match="The sigmas do not fall to the end of a sampling. Connect those of the DDIM Invert"):
+    with pytest.raises(ValueError, match="The sigmas do not fall to the end of a sampling. Connect those of the DDIM "
+                                         "Invert"):
         save(pack, (noise, features, sigmas))
     assert not list(folder.rglob("*.*"))
 
@@ -143,7 +147,8 @@ def test_names_that_lead_elsewhere(pack, model, case, folder, prefix):
 def test_no_such_file(pack, folder, name):
     (folder / "other.txt").write_text("text")
     (folder.parent / "outside.safetensors").write_text("text")
-    assert f"There is no {name} in models/styleid_features" in nodes.NODE_CLASS_MAPPINGS["LoadStyleIDFeatures"].validate_inputs(name)
+    told = nodes.NODE_CLASS_MAPPINGS["LoadStyleIDFeatures"].validate_inputs(name)
+    assert f"There is no {name} in models/styleid_features" in told
     with pytest.raises(ValueError, match="Press R"):
         pack.LoadStyleIDFeatures(file=name)
 
@@ -176,7 +181,8 @@ def test_a_folder_that_cannot_be_written(pack, model, case, folder):
 
 
 def test_other_weights_are_told(pack, model, case, caplog):
-    content, style = (pack.LoadStyleIDFeatures(file=save(pack, inverted)) for inverted in invert_both(pack, model, case, "ddim"))
+    content, style = (pack.LoadStyleIDFeatures(file=save(pack, inverted))
+                      for inverted in invert_both(pack, model, case, "ddim"))
     caplog.set_level(logging.WARNING)
     stylize(pack, with_lora(model), case, content, style)
     assert "other weights" not in caplog.text
@@ -186,10 +192,13 @@ def test_other_weights_are_told(pack, model, case, caplog):
 
 @pytest.fixture(scope="module")
 def checkpoints():
-    """By name: the model of the tests, another, their merge, which is patches until it is loaded, and the first in other precisions."""
+    """By name: the model of the tests, another, their merge, which is patches until it is loaded, and the first in
+    other precisions.
+    """
     first, second = (load_unet(weight_seed=seed, unet_config=WIDE_HEADS) for seed in (0, 1))
     [merged] = ModelMergeSimple().merge(first, second, 0.6)
-    halves = {str(dtype): load_unet(unet_config=WIDE_HEADS | dict(dtype=dtype)) for dtype in (torch.float16, torch.bfloat16)}
+    halves = {str(dtype): load_unet(unet_config=WIDE_HEADS | dict(dtype=dtype))
+              for dtype in (torch.float16, torch.bfloat16)}
     eight = load_unet(unet_config=WIDE_HEADS | dict(dtype=torch.float8_e4m3fn), family=FP8)
     return {"first": first, "second": second, "merged": merged, "fp8": eight, **halves}
 
@@ -197,9 +206,12 @@ def checkpoints():
 @pytest.mark.parametrize("loaded", [None, "first", "merged"])
 @pytest.mark.parametrize("made_by", ["first", "second", "merged", "fp8", "torch.bfloat16"])
 def test_weights_are_those_that_sample(pack, checkpoints, case, caplog, made_by, loaded):
-    """And not what lies in memory: a merge that is not loaded is one, and of a merge that is the first model is still itself."""
+    """And not what lies in memory: a merge that is not loaded is one, and of a merge that is the first model is still
+    itself.
+    """
     [recording] = pack.CaptureSelfAttention(model=checkpoints[made_by], blocks="11")
-    _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
+    _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2,
+                                     schedule="ddim")
     comfy.model_management.unload_all_models()
     if loaded:
         comfy.model_management.load_models_gpu([checkpoints[loaded]])
@@ -214,8 +226,10 @@ def test_weights_are_those_that_sample(pack, checkpoints, case, caplog, made_by,
 def test_another_layout_is_refused(pack, model, case):
     xl = load_unet(unet_config=SDXL, family=comfy.supported_models.SDXL)
     [recording] = pack.CaptureSelfAttention(model=xl, blocks="3")
-    inverted = pack.DDIMInvert(model=recording, latent=case.style, positive=sdxl_conditioning(), steps=2, schedule="ddim")
+    inverted = pack.DDIMInvert(model=recording, latent=case.style, positive=sdxl_conditioning(), steps=2,
+                               schedule="ddim")
     name = save(pack, inverted)
     content, _ = invert_both(pack, model, case, "ddim", blocks="3-11")
-    with pytest.raises(ValueError, match=r"output block 3 works on .* which does not fit .* style_features \[1, 96, 64\]"):
+    with pytest.raises(ValueError,
+                       match=r"output block 3 works on .* which does not fit .* style_features \[1, 96, 64\]"):
         stylize(pack, model, case, content, pack.LoadStyleIDFeatures(file=name))

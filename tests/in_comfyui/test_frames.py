@@ -18,15 +18,16 @@ def frames(pack, model, case):
         [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11")
         batches = [{"samples": torch.cat([latent["samples"].roll(4 * i, -1) * (1 - 0.1 * i) for i in range(FRAMES)])}
                    for latent in (case.content, case.style)]
-        return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=4, schedule="ddim") for latent in batches]
+        return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=4, schedule="ddim")
+                for latent in batches]
 
 
 @pytest.fixture
 def windowed(model):
     """ComfyUI's context windows: two frames at a time."""
     return first_output(context_windows.ContextWindowsManualNode.execute(
-        model, context_length=2, context_overlap=0, context_schedule="standard_static", context_stride=1, closed_loop=False,
-        fuse_method="pyramid", dim=0, freenoise=False))
+        model, context_length=2, context_overlap=0, context_schedule="standard_static", context_stride=1,
+        closed_loop=False, fuse_method="pyramid", dim=0, freenoise=False))
 
 
 @pytest.mark.parametrize("cfg", [1.0, 3.0])
@@ -81,5 +82,6 @@ def test_parts_that_nobody_names_are_refused(pack, model, case, frames):
 def test_windows_in_an_inversion_are_refused(pack, windowed, case, device):
     [recording] = pack.CaptureSelfAttention(model=windowed, blocks="6-11", feature_device=device)
     latent = {"samples": case.content["samples"].repeat(FRAMES, 1, 1, 1)}
-    with pytest.raises(ValueError, match="needs the whole picture in one model call for a step, and another node makes several"):
+    with pytest.raises(ValueError, match="needs the whole picture in one model call for a step, and another node makes "
+                                         "several"):
         pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=2, schedule="ddim")

@@ -16,7 +16,8 @@ def kept_at(pack, model, case):
     """kept_at(device, dtype): [(noise, features, sigmas) of content, of style]."""
     def invert(device, dtype="auto"):
         [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_dtype=dtype, feature_device=device)
-        return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=case.steps, schedule="ddim")
+        return [pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=case.steps,
+                                schedule="ddim")
                 for latent in (case.content, case.style)]
 
     return invert

@@ -1,4 +1,6 @@
-"""ComfyUI's guiders with more prompts than a positive and a negative, or with two models: each call is injected as asked."""
+"""ComfyUI's guiders with more prompts than a positive and a negative, or with two models: each call is injected as
+asked.
+"""
 
 import pytest
 import torch
@@ -35,7 +37,8 @@ def sample(inverted):
     (noise, _, sigmas), _ = inverted
 
     def run(guider):
-        return SamplerCustomAdvanced.execute(NoNoise(), guider, sampler_object("euler"), sigmas[:STEPS + 1], noise).result[0]["samples"]
+        return SamplerCustomAdvanced.execute(NoNoise(), guider, sampler_object("euler"), sigmas[:STEPS + 1],
+                                             noise).result[0]["samples"]
 
     return run
 
@@ -46,8 +49,10 @@ GUIDERS = {
     "PerpNeg": lambda model, a, b, c: first_output(PerpNegGuider.execute(model, a, c, b, 3.0, 1.0)),
 }
 if hasattr(custom_sampler, "DualModelGuider"):
-    GUIDERS["DualModel"] = lambda model, a, b, c: first_output(custom_sampler.DualModelGuider.execute(model, a, 3.0, model.clone(), c))
-COND_PROMPTS = {"DualCFG": 2, "DualCFG, nested": 2, "PerpNeg": 1, "DualModel": 1}  # how many of the three are not a negative
+    GUIDERS["DualModel"] = lambda model, a, b, c: first_output(
+        custom_sampler.DualModelGuider.execute(model, a, 3.0, model.clone(), c))
+# How many of the three are not a negative.
+COND_PROMPTS = {"DualCFG": 2, "DualCFG, nested": 2, "PerpNeg": 1, "DualModel": 1}
 
 
 @pytest.mark.parametrize("inject_into", ["both", "cond", "uncond"])
@@ -56,9 +61,11 @@ def test_each_prompt_is_injected_as_asked(pack, model, inverted, prompts, sample
     """Beside the paper's formulas for the calls with some prompts, told by what their cross-attention is given."""
     (_, content, _), (_, style, _) = inverted
     guider = GUIDERS[name]
-    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, inject_into=inject_into, **SETTINGS)
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, inject_into=inject_into,
+                             **SETTINGS)
     cond = prompts[:COND_PROMPTS[name]]
-    injected = {"both": prompts, "cond": cond, "uncond": [p for p in prompts if not any(p is c for c in cond)]}[inject_into]
+    injected = {"both": prompts, "cond": cond,
+                "uncond": [p for p in prompts if not any(p is c for c in cond)]}[inject_into]
     reference = only_for(injected, paper_attention(model, content, style, **SETTINGS))
     expected = sample(guider(reference, *prompts))
     assert relative_error(sample(guider(m, *prompts)), expected) < 1e-4
@@ -67,7 +74,8 @@ def test_each_prompt_is_injected_as_asked(pack, model, inverted, prompts, sample
 
 
 def only_for(prompts: list, patched):
-    """A clone of `patched` that replaces self-attention only in the calls with one of `prompts`, which run one by one."""
+    """A clone of `patched` that replaces self-attention only in the calls with one of `prompts`, which run one by one.
+    """
     m = patched.clone()
     wanted = [conditioning[0][0] for conditioning in prompts]
     replacements = m.model_options["transformer_options"].pop("patches_replace")
@@ -88,7 +96,8 @@ def only_for(prompts: list, patched):
 @pytest.mark.skipif(not hasattr(custom_sampler, "CFGOverride"), reason="this ComfyUI has no CFG Override")
 def test_an_inversion_has_no_guidance_whatever_sets_it(pack, model, case, inverted, record_property):
     overridden = first_output(custom_sampler.CFGOverride.execute(model, 8.0, 0.0, 1.0))
-    noise, _, _ = pack.DDIMInvert(model=overridden, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
+    noise, _, _ = pack.DDIMInvert(model=overridden, latent=case.content, positive=case.positive, steps=case.steps,
+                                  schedule="ddim")
     (plain, _, _), _ = inverted
     assert torch.equal(noise["samples"], plain["samples"])
     inputs = dict(content=case.content, style=case.style, positive=case.positive, steps=3, schedule="ddim")

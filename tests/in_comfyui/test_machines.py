@@ -15,12 +15,14 @@ from tools.pack import stylize
 
 @pytest.mark.parametrize("family", ["flux", "z_image", "sd35"])
 def test_an_apple_computer_recomputes(pack, family, monkeypatch):
-    """There torch has a device that it cannot ask for its number, which is what a context for no stream of CUDA does."""
+    """There torch has a device that it cannot ask for its number, which is what a context for no stream of CUDA does.
+    """
     inputs = dict(model=load_transformer(family), content=latent(family, CONTENT, 1), style=latent(family, STYLE, 2),
                   positive=prompt(family, TOKENS), steps=STEPS)
     kept = stylize(pack, **inputs)["samples"]
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    inputs |= dict(content=latent(family, CONTENT, 1), style=latent(family, STYLE, 2))  # others, which are not remembered
+    # Others, which are not remembered.
+    inputs |= dict(content=latent(family, CONTENT, 1), style=latent(family, STYLE, 2))
     assert relative_error(stylize(pack, feature_device="recompute", **inputs)["samples"], kept) < 1e-5
 
 
@@ -39,7 +41,8 @@ def test_trying_a_sampler_leaves_every_generator_alone(pack_module, model, inver
     (_, _, sigmas), _ = inverted
     seeded = []
     for module in (torch.cuda, torch.mps, torch.xpu):
-        monkeypatch.setattr(module, "manual_seed_all" if hasattr(module, "manual_seed_all") else "manual_seed", seeded.append)
+        monkeypatch.setattr(module, "manual_seed_all" if hasattr(module, "manual_seed_all") else "manual_seed",
+                            seeded.append)
     torch.manual_seed(7)
     seeded.clear()
     before = torch.get_rng_state()
@@ -80,7 +83,8 @@ for load in (load_unet, lambda: load_transformer("flux")):
     ("comfy.ldm.modules.diffusionmodules.openaimodel", "Upsample", [False, True])])
 def test_a_name_that_a_host_has_not_costs_one_family(module, name, served):
     """At most: its models are refused, the others and all nodes are there."""
-    done = subprocess.run([sys.executable, "-c", WITHOUT.format(module=module, name=name)], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", WITHOUT.format(module=module, name=name)], cwd=ROOT,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.strip().splitlines()[-2:]
     assert [line == "served" for line in lines] == served

@@ -1,4 +1,6 @@
-"""What goes beyond the paper: injection into one side of guidance, partial denoise, masks, models that were unloaded, presets, sweeps."""
+"""What goes beyond the paper: injection into one side of guidance, partial denoise, masks, models that were unloaded,
+presets, sweeps.
+"""
 
 from itertools import combinations
 
@@ -42,8 +44,10 @@ def test_injection_into_one_side_of_guidance(pack, model, case, inverted, negati
     sides = [(papers if inject_into in ("both", side) else model, conditioning)
              for side, conditioning in (("cond", case.positive), ("uncond", negative))]
     expected = by_hand(sides, sigmas, noise, 4.0)
-    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, temperature=1.3, inject_into=inject_into, **GAMMA)
-    assert relative_error(sample_custom(m, case.positive, sigmas, noise, cfg=4.0, negative=negative)["samples"], expected) < 1e-4
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, temperature=1.3,
+                             inject_into=inject_into, **GAMMA)
+    assert relative_error(sample_custom(m, case.positive, sigmas, noise, cfg=4.0, negative=negative)["samples"],
+                          expected) < 1e-4
 
 
 def test_injection_into_a_side_that_is_not_evaluated_is_named(pack, model, case, inverted):
@@ -60,7 +64,8 @@ def test_storage_of_features(pack, model, case, inverted, dtype, limit, share):
     [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_dtype=dtype)
     inputs = dict(model=recording, positive=case.positive, steps=case.steps, schedule="ddim")
     kept = [pack.DDIMInvert(latent=latent, **inputs)[1] for latent in (case.content, case.style)]
-    [expected], [result] = (pack.InjectStyleKV(model=model, content_features=c, style_features=s) for c, s in ((content, style), kept))
+    [expected], [result] = (pack.InjectStyleKV(model=model, content_features=c, style_features=s)
+                            for c, s in ((content, style), kept))
     expected, result = (sample_custom(m, case.positive, sigmas, noise)["samples"] for m in (expected, result))
     assert 0 < relative_error(result, expected) < limit
     assert sum(map(size, kept[0].source.steps)) / sum(map(size, content.source.steps)) <= share
@@ -70,7 +75,8 @@ def test_storage_of_features(pack, model, case, inverted, dtype, limit, share):
 def test_injection_in_a_part_of_the_sampling(pack, model, case, inverted, start, end, steps):
     (noise, content, sigmas), (_, style, _) = inverted
     inputs = dict(model=model, content_features=content, style_features=style)
-    [always], [sometimes] = (pack.InjectStyleKV(**inputs, **settings) for settings in ({}, dict(start_percent=start, end_percent=end)))
+    [always], [sometimes] = (pack.InjectStyleKV(**inputs, **settings)
+                             for settings in ({}, dict(start_percent=start, end_percent=end)))
     sigma_at = model.get_model_object("model_sampling").percent_to_sigma
     latent, injected = noise, 0
     for pair in sigmas.unfold(0, 2, 1):
@@ -81,8 +87,8 @@ def test_injection_in_a_part_of_the_sampling(pack, model, case, inverted, start,
     result = sample_custom(sometimes, case.positive, sigmas, noise)["samples"]
     assert relative_error(result, latent["samples"]) < 1e-4
 
-    one_node = stylize(pack, model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps,
-                       schedule="ddim", color_strength=0.0, start_percent=start, end_percent=end)
+    one_node = stylize(pack, model=model, content=case.content, style=case.style, positive=case.positive,
+                       steps=case.steps, schedule="ddim", color_strength=0.0, start_percent=start, end_percent=end)
     assert relative_error(one_node["samples"], result) < 1e-4
 
 
@@ -93,7 +99,8 @@ def test_some_of_the_captured_layers(pack, model, case, device):
     for captured, injected in (("9-10", ""), ("6-11", "9-10")):
         [recording] = pack.CaptureSelfAttention(model=model, blocks=captured, feature_device=device)
         (noise, content, sigmas), (_, style, _) = (
-            pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=4) for latent in (case.content, case.style))
+            pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=4)
+            for latent in (case.content, case.style))
         [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, blocks=injected)
         results.append(sample_custom(m, case.positive, sigmas, noise)["samples"])
     assert torch.equal(*results)
@@ -107,7 +114,8 @@ def test_partial_denoise_is_the_end_of_a_longer_run(pack, model, case, schedule)
     noise, features, sigmas = pack.DDIMInvert(steps=4, denoise=0.4, **inputs)
     assert torch.equal(sigmas, whole_sigmas[-5:])
     assert features.sigmas == whole.sigmas[:4]
-    assert all(torch.equal(a, b) for part, full in zip(features.source.steps, whole.source.steps) for a, b in zip(part, full))
+    assert all(torch.equal(a, b) for part, full in zip(features.source.steps, whole.source.steps)
+               for a, b in zip(part, full))
     assert (noise["samples"] - case.content["samples"]).norm() < case.content["samples"].norm() * sigmas[0] * 2
 
 
@@ -174,9 +182,10 @@ def test_a_mask_over_a_sampling_in_parts(masked, case, schedule, settings, cuts)
 def test_a_mask_in_what_a_sampling_shows_on_the_way(masked, case):
     """In previews, and in the second output of SamplerCustom: the content's own outside of the mask."""
     m, noise, sigmas = masked("ddim")
-    result = SamplerCustom.execute(m, False, 0, 1.0, case.positive, case.positive, sampler_object("euler"), sigmas[:4], noise).result
-    unmasked = SamplerCustom.execute(m, False, 0, 1.0, case.positive, case.positive, sampler_object("euler"), sigmas[:4],
-                                     {"samples": noise["samples"]}).result
+    result = SamplerCustom.execute(m, False, 0, 1.0, case.positive, case.positive, sampler_object("euler"), sigmas[:4],
+                                   noise).result
+    unmasked = SamplerCustom.execute(m, False, 0, 1.0, case.positive, case.positive, sampler_object("euler"),
+                                     sigmas[:4], {"samples": noise["samples"]}).result
     half = case.content["samples"].shape[-1] // 2
     torch.testing.assert_close(result[1]["samples"][..., half:], case.content["samples"][..., half:])
     torch.testing.assert_close(result[1]["samples"][..., :half], unmasked[1]["samples"][..., :half])
@@ -188,8 +197,8 @@ def test_a_mask_over_two_ksamplers(masked, case):
     sampler = nodes.KSamplerAdvanced()
 
     def run(latent, start, end, leftover):
-        return sampler.sample(m, "disable", 0, 6, 1.0, "euler", "ddim_uniform", case.positive, case.positive, latent, start, end,
-                              leftover)[0]
+        return sampler.sample(m, "disable", 0, 6, 1.0, "euler", "ddim_uniform", case.positive, case.positive, latent,
+                              start, end, leftover)[0]
 
     whole = run(noise, 0, 10000, "disable")
     assert relative_error(run(run(noise, 0, 2, "enable"), 2, 10000, "disable")["samples"], whole["samples"]) < 1e-5
@@ -223,14 +232,15 @@ def test_curves_in_one_node_and_in_five(pack, model, case, inverted, curve):
     [shape] = pack.StyleIDCurve(start=1.0, end=0.2, shape="linear")
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, **{curve: shape})
     result = sample_custom(m, case.positive, sigmas, noise)["samples"]
-    inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps, schedule="ddim",
-                  color_strength=0.0)
+    inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps,
+                  schedule="ddim", color_strength=0.0)
     assert relative_error(stylize(pack, **inputs, **{curve: shape})["samples"], result) < 1e-4
     assert relative_error(stylize(pack, **inputs)["samples"], result) > 1e-3
 
 
 def test_a_preset_is_the_values_that_it_fills_in(pack, model, case):
-    inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps, schedule="ddim")
+    inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps,
+                  schedule="ddim")
     [told] = (each for each in nodes.NODE_CLASS_MAPPINGS["StyleIDSampler"].GET_SCHEMA().inputs if each.id == "preset")
     presets = told.extra_dict["presets"]
     assert set(told.options) == {"custom", *presets}
@@ -246,7 +256,8 @@ def test_a_preset_is_the_values_that_it_fills_in(pack, model, case):
 @pytest.mark.parametrize("gamma", [0.75, 0.5])
 def test_a_value_that_is_given_beside_a_preset_counts(pack, model, case, caplog, gamma):
     """Also where it is the default: a link brings it, as from StyleID Sweep."""
-    inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=2, schedule="ddim", gamma=gamma)
+    inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=2,
+                  schedule="ddim", gamma=gamma)
     with caplog.at_level("INFO", logger="styleid"):
         [result] = pack.StyleIDSampler(preset="strong", **inputs)
     assert torch.equal(result["samples"], pack.StyleIDSampler(**inputs)[0]["samples"])
@@ -259,8 +270,9 @@ def test_a_sweep_runs_over_all_combinations(pack):
     assert label[2] == "gamma 0.3, temperature 1.5" and len(label) == 6 and columns == 2
 
 
-@pytest.mark.parametrize(("gamma", "temperature", "named"), [("", "1", 'gamma ""'), ("0.3; 0.5", "1", "gamma"), ("nan", "1", "gamma"),
-                                                             ("1.5", "1", "gamma"), ("0.5", "1, -2", "temperature"),
+@pytest.mark.parametrize(("gamma", "temperature", "named"), [("", "1", 'gamma ""'), ("0.3; 0.5", "1", "gamma"),
+                                                             ("nan", "1", "gamma"), ("1.5", "1", "gamma"),
+                                                             ("0.5", "1, -2", "temperature"),
                                                              ("0.5", "inf", "temperature")])
 def test_a_sweep_over_no_numbers_is_refused(pack, gamma, temperature, named):
     with pytest.raises(ValueError, match=f"{named}.* is no list of numbers from 0 to 1"):
@@ -271,7 +283,8 @@ def test_start_frequencies_are_seeded_and_keep_what_is_not_damped(pack, case, in
     (noise, _, _), _ = inverted
     noise = noise | {"noise_mask": torch.ones(1, 8, 8)}
     [same] = pack.StyleIDStartFrequencies(noise=noise, keep=1.0)
-    assert torch.allclose(same["samples"], noise["samples"], rtol=1e-5, atol=1e-5) and same["noise_mask"] is noise["noise_mask"]
+    assert torch.allclose(same["samples"], noise["samples"], rtol=1e-5,
+                          atol=1e-5) and same["noise_mask"] is noise["noise_mask"]
     first, again, other = (pack.StyleIDStartFrequencies(noise=noise, seed=seed)[0]["samples"] for seed in (1, 1, 2))
     assert torch.equal(first, again) and relative_error(other, first) > 1e-2
     with pytest.raises(ValueError, match="The setting keep is nan"):

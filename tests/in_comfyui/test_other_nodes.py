@@ -1,4 +1,6 @@
-"""Nodes that go to the same place as the injection: right beside it, or refused in the inversion or the sampling, never silent."""
+"""Nodes that go to the same place as the injection: right beside it, or refused in the inversion or the sampling, never
+silent.
+"""
 
 import math
 from functools import partial
@@ -35,14 +37,17 @@ def injected(pack, inverted):
 def run(case, inverted):
     """run(model, steps): the latent after some steps from the inverted content."""
     (noise, _, sigmas), _ = inverted
-    return lambda model, steps=4, **options: sample_custom(model, case.positive, sigmas[:steps + 1], noise, **options)["samples"]
+    return lambda model, steps=4, **options: sample_custom(model, case.positive, sigmas[:steps + 1], noise,
+                                                           **options)["samples"]
 
 
 # Samplers
 
 
 def test_every_sampler_of_comfyui_is_told_apart(pack_module, model, inverted, record_property):
-    """Those that draw noise have a parameter for it; of these only res_multistep's plain form and dpm_fast never use it."""
+    """Those that draw noise have a parameter for it; of these only res_multistep's plain form and dpm_fast never use
+    it.
+    """
     (_, _, sigmas), _ = inverted
     adds_noise = pack_module("nodes.engine.samplers").adds_noise
     told = {True: [], False: []}
@@ -64,16 +69,19 @@ def unknown(model, x, sigmas, eta=0.5, **kwargs):
 
 
 @pytest.mark.parametrize(("sampler", "sentence"), [
-    (comfy.samplers.KSAMPLER(comfy.k_diffusion.sampling.sample_euler, {"s_churn": 2.0}), "euler adds noise .* Set s_churn to 0, or use"),
-    (comfy.samplers.KSAMPLER(partial(comfy.k_diffusion.sampling.sample_lcm)), "lcm adds noise .* Use a deterministic one"),
-    (comfy.samplers.KSAMPLER(comfy.k_diffusion.sampling.sample_dpmpp_2m_sde, {"eta": 0.7}), "2m_sde adds noise .* Set eta to 0, or use"),
+    (comfy.samplers.KSAMPLER(comfy.k_diffusion.sampling.sample_euler, {"s_churn": 2.0}),
+     "euler adds noise .* Set s_churn to 0, or use"),
+    (comfy.samplers.KSAMPLER(partial(comfy.k_diffusion.sampling.sample_lcm)),
+     "lcm adds noise .* Use a deterministic one"),
+    (comfy.samplers.KSAMPLER(comfy.k_diffusion.sampling.sample_dpmpp_2m_sde, {"eta": 0.7}),
+     "2m_sde adds noise .* Set eta to 0, or use"),
     (comfy.samplers.KSAMPLER(churning), "churning adds noise"),
     (comfy.samplers.KSAMPLER(unknown, {"eta": 0.5}), "unknown adds noise .* Set eta to 0")])
 def test_samplers_that_add_noise(pack, case, inverted, injected, model, sampler, sentence):
     (noise, _, sigmas), _ = inverted
     with pytest.raises(ValueError, match=sentence):
-        comfy.sample.sample_custom(injected(model), torch.zeros_like(noise["samples"]), 1.0, sampler, sigmas, case.positive, case.positive,
-                                   noise["samples"])
+        comfy.sample.sample_custom(injected(model), torch.zeros_like(noise["samples"]), 1.0, sampler, sigmas,
+                                   case.positive, case.positive, noise["samples"])
 
 
 @pytest.mark.parametrize("options", [{"eta": 0.0}, {"eta": 0.7, "s_noise": 0.0}])
@@ -100,9 +108,11 @@ def test_compiled_models_see_every_change(pack, case, record_property):
         graphs.append(graph)
         return graph.forward
 
+    def past_the_options(entries):
+        return ["transformer_options" not in entry.name for entry in entries]
+
     compiled = model.clone()
-    set_torch_compile_wrapper(model=compiled, backend=backend,
-                              options={"guard_filter_fn": lambda entries: ["transformer_options" not in entry.name for entry in entries]})
+    set_torch_compile_wrapper(model=compiled, backend=backend, options={"guard_filter_fn": past_the_options})
 
     def inversion(base, latent):
         [recording] = pack.CaptureSelfAttention(model=base)
@@ -128,7 +138,8 @@ def test_compiled_models_see_every_change(pack, case, record_property):
         made.append(len(graphs))
     torch.compiler.reset()
     assert made == [1, 2, 2, 2, 2, 2, 3, 3]
-    record_property("beside", ("ComfyUI", "TorchCompileModel", "composes; injected and recorded runs have compiled graphs of their own"))
+    record_property("beside", ("ComfyUI", "TorchCompileModel", "composes; injected and recorded runs have compiled "
+                                                               "graphs of their own"))
 
 
 # Caches of model calls
@@ -138,7 +149,8 @@ def test_compiled_models_see_every_change(pack, case, record_property):
 def test_an_inversion_leaves_no_step_out(pack, model, case, inverted, cache, device, record_property):
     cached = first_output(cache.execute(model, 3.0, 0.0, 1.0, False))
     [recording] = pack.CaptureSelfAttention(model=cached, blocks="6-11", feature_device=device)
-    noise, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=case.steps, schedule="ddim")
+    noise, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive,
+                                         steps=case.steps, schedule="ddim")
     (plain, content, _), _ = inverted
     assert relative_error(noise["samples"], plain["samples"]) < 1e-6 and features.sigmas == content.sigmas
     record_property("beside", ("ComfyUI", cache.__name__.removesuffix("Node"), "left out of an inversion"))
@@ -177,7 +189,8 @@ def test_perturbed_attention_in_an_injected_block(pack, model, inverted, run, re
     reference.set_model_attn1_replace(hand_on, "output", 9, 0)
     assert relative_error(run(m), run(reference)) < 1e-4
     assert relative_error(run(m), expected) > 1e-2
-    record_property("beside", ("any", "perturbed attention (PAG) in an injected block", "composes, with the picture's own values"))
+    record_property("beside", ("any", "perturbed attention (PAG) in an injected block",
+                               "composes, with the picture's own values"))
 
 
 def test_attention_that_is_replaced_but_not_perturbed(model, inverted, injected, run):
@@ -208,7 +221,8 @@ def test_windows_of_attention_are_refused(pack, model, case, injected, run, reco
     [tiled] = HyperTile.execute(model, tile_size=32, swap_size=2, max_depth=0, scale_depth=False)
     for other in (windowed, tiled):
         [recording] = pack.CaptureSelfAttention(model=other, blocks="6-11")
-        with pytest.raises(ValueError, match="cuts self-attention into tiles .* Remove it from the model that is inverted"):
+        with pytest.raises(ValueError, match="cuts self-attention into tiles .* Remove it from the model that is "
+                                             "inverted"):
             pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
     record_property("beside", ("ComfyUI", "HyperTile", "refused: cuts self-attention into tiles"))
 
@@ -218,7 +232,8 @@ def test_an_inversion_of_tiles_is_refused(pack, model, case, device):
     """As Tiled Diffusion calls the model: all tiles as one batch."""
     def tiles(apply_model, args):
         parts = torch.cat(args["input"].chunk(2, -1))
-        out = apply_model(parts, args["timestep"].repeat(2), **args["c"] | {"c_crossattn": args["c"]["c_crossattn"].repeat(2, 1, 1)})
+        out = apply_model(parts, args["timestep"].repeat(2),
+                          **args["c"] | {"c_crossattn": args["c"]["c_crossattn"].repeat(2, 1, 1)})
         return torch.cat(out.chunk(2), -1)
 
     tiled = model.clone()
@@ -234,7 +249,8 @@ def test_recomputing_an_inversion_that_another_node_wrapped_is_refused(pack, mod
     wrapped = model.clone()
     wrapped.add_wrapper("diffusion_model", lambda executor, *args, **kwargs: executor(*args, **kwargs) * 1.01)
     [recording] = pack.CaptureSelfAttention(model=wrapped, blocks="6-11", feature_device="recompute")
-    with pytest.raises(ValueError, match="feature_device recompute cannot repeat what another node adds to the model calls"):
+    with pytest.raises(ValueError, match="feature_device recompute cannot repeat what another node adds to the model "
+                                         "calls"):
         pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2, schedule="ddim")
 
 
@@ -265,27 +281,31 @@ def transfer(pack, model, case):
 def test_recomputing_with_the_same_lora_hooks(hooked, case, transfer, record_property):
     assert relative_error(transfer("recompute", hooked, hooked), transfer("auto", hooked, hooked)) < 1e-4
     assert relative_error(transfer("auto", hooked, hooked), transfer("auto", case.positive, case.positive)) > 1e-3
-    record_property("beside", ("ComfyUI", "LoRA hooks of prompts", "compose; recompute needs the same in inversion and sampling"))
+    record_property("beside", ("ComfyUI", "LoRA hooks of prompts",
+                               "compose; recompute needs the same in inversion and sampling"))
 
 
 @pytest.mark.parametrize("inversion_has_it", [True, False])
 def test_recomputing_with_lora_hooks_on_one_side_is_refused(hooked, case, transfer, inversion_has_it):
     prompts = (hooked, case.positive) if inversion_has_it else (case.positive, hooked)
     assert transfer("auto", *prompts).isfinite().all()
-    with pytest.raises(ValueError, match="recomputed, and the prompts of inversion and sampling have different LoRA hooks"):
+    with pytest.raises(ValueError, match="recomputed, and the prompts of inversion and sampling have different LoRA "
+                                         "hooks"):
         transfer("recompute", *prompts)
 
 
 # Masks and classes
 
-def test_differential_diffusion_is_told_to_have_no_effect(pack, model, case, injected, inverted, caplog, record_property):
+def test_differential_diffusion_is_told_to_have_no_effect(pack, model, case, injected, inverted, caplog,
+                                                          record_property):
     (noise, _, sigmas), _ = inverted
     soft = torch.linspace(0, 1, 24).expand(1, 16, 24)
     m = injected(first_output(DifferentialDiffusion.execute(model, 1.0)))
     masked = noise | {"noise_mask": soft}
     results = [sample_custom(each, case.positive, sigmas[-3:], masked)["samples"] for each in (m, injected(model))]
     assert torch.equal(*results)
-    assert "Differential Diffusion has no effect beside the injection: the mask is blended in once, at the end." in caplog.messages
+    told = "Differential Diffusion has no effect beside the injection: the mask is blended in once, at the end."
+    assert told in caplog.messages
     record_property("beside", ("ComfyUI", "DifferentialDiffusion", "has no effect, and is told so"))
 
 

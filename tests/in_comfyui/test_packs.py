@@ -55,7 +55,8 @@ def loaded(pack):
 def versioned(name: str) -> str:
     """A pack with the version that its pyproject.toml tells."""
     project = PACKS / name / "pyproject.toml"
-    found = re.search(r'^version = "(.+)"', project.read_text(encoding="utf-8"), re.MULTILINE) if project.exists() else None
+    found = re.search(r'^version = "(.+)"', project.read_text(encoding="utf-8"),
+                      re.MULTILINE) if project.exists() else None
     return f"{name} {found[1]}" if found else name
 
 
@@ -83,12 +84,15 @@ def inputs(case, inverted):
 
 
 def ip_adapter(model) -> dict:
-    """Seeded weights of an IP-Adapter of 4 image tokens, as its files have them: cross-attentions are numbered as that pack visits them."""
+    """Seeded weights of an IP-Adapter of 4 image tokens, as its files have them: cross-attentions are numbered as that
+    pack visits them.
+    """
     unet = model.model.diffusion_model
-    layers = [*(unet.input_blocks[number][1] for number in (1, 2, 4, 5, 7, 8)), *(block[1] for block in unet.output_blocks[3:]),
-              unet.middle_block[1]]
+    layers = [*(unet.input_blocks[number][1] for number in (1, 2, 4, 5, 7, 8)),
+              *(block[1] for block in unet.output_blocks[3:]), unet.middle_block[1]]
     tokens = 4 * CONTEXT_DIM
-    shapes = {"proj.weight": (tokens, 64), "proj.bias": (tokens,), "norm.weight": (CONTEXT_DIM,), "norm.bias": (CONTEXT_DIM,)}
+    shapes = {"proj.weight": (tokens, 64), "proj.bias": (tokens,), "norm.weight": (CONTEXT_DIM,),
+              "norm.bias": (CONTEXT_DIM,)}
     keys = {f"{2 * number + 1}.to_{side}_ip.weight": (layer.transformer_blocks[0].attn2.to_k.out_features, CONTEXT_DIM)
             for number, layer in enumerate(layers) for side in "kv"}
     return {part: {name: seeded_tensor(name, shape, 3, 1.0) for name, shape in named.items()}
@@ -104,8 +108,10 @@ LEFT = torch.ones(1, 64, 96).tril()
 MODELS = {
     ("sd-perturbed-attention", "PerturbedAttention"): (dict(unet_block="middle"), COMPOSES),
     ("sd-perturbed-attention", "SmoothedEnergyGuidanceAdvanced"): (dict(unet_block="middle"), COMPOSES),
-    ("ComfyUI-TiledDiffusion", "TiledDiffusion"): (dict(tile_width=64, tile_height=64, tile_overlap=0), "only a part of the picture"),
-    ("comfyui_jankhidiffusion", "ApplyMSWMSAAttention"): (dict(end_time=1.0, output_blocks="9"), "cuts self-attention into tiles"),
+    ("ComfyUI-TiledDiffusion", "TiledDiffusion"): (dict(tile_width=64, tile_height=64, tile_overlap=0),
+                                                   "only a part of the picture"),
+    ("comfyui_jankhidiffusion", "ApplyMSWMSAAttention"): (dict(end_time=1.0, output_blocks="9"),
+                                                          "cuts self-attention into tiles"),
     ("sd-perturbed-attention", "NormalizedAttentionGuidance"): (dict(negative=conditioning("photograph")), COMPOSES),
     ("sd-perturbed-attention", "PLADIS"): ({}, COMPOSES),
     ("ComfyUI-ppm", "TCFGAdvanced"): ({}, COMPOSES),
@@ -122,7 +128,8 @@ def test_models_that_others_patch(pack, model, case, loaded, inputs, case_of, re
     loaded(folder)
     settings, expected = MODELS[case_of]
     noise, features, sigmas = inputs
-    other = call(name, model=model, **{id: value(model) if callable(value) else value for id, value in settings.items()})
+    other = call(name, model=model, **{id: value(model) if callable(value) else value
+                                       for id, value in settings.items()})
     negative = [[case["context"].flip(1), {}]]
     [m] = pack.InjectStyleKV(model=other, **features)
     if expected != COMPOSES:
@@ -131,7 +138,8 @@ def test_models_that_others_patch(pack, model, case, loaded, inputs, case_of, re
         record_property("beside", (versioned(folder), name, f"refused: {expected}"))
         return
     reference = paper_attention(other, **features)
-    results = [sample_custom(each, case.positive, sigmas, noise, cfg=2.0, negative=negative)["samples"] for each in (m, reference)]
+    results = [sample_custom(each, case.positive, sigmas, noise, cfg=2.0, negative=negative)["samples"]
+               for each in (m, reference)]
     assert relative_error(*results) < 1e-4
     record_property("beside", (versioned(folder), name, COMPOSES))
 
@@ -162,8 +170,8 @@ def test_samplers_of_others(pack, model, case, loaded, inputs, case_of, record_p
     [m] = pack.InjectStyleKV(model=model, **features)
 
     def sample(patched):
-        return comfy.sample.sample_custom(patched, torch.zeros_like(noise["samples"]), 1.0, sampler, sigmas, case.positive, case.positive,
-                                          noise["samples"], seed=0)
+        return comfy.sample.sample_custom(patched, torch.zeros_like(noise["samples"]), 1.0, sampler, sigmas,
+                                          case.positive, case.positive, noise["samples"], seed=0)
 
     if expected == REFUSED:
         with pytest.raises(ValueError, match="adds noise"):
@@ -189,13 +197,16 @@ def test_the_windows_of_animatediff(pack, model, case, loaded, cfg, record_prope
     options = call("ADE_StandardStaticContextOptions", context_length=2, context_overlap=0)
     windowed = call("ADE_UseEvolvedSampling", model=model, context_options=options)
     [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11")
-    batches = [{"samples": torch.cat([latent["samples"].roll(4 * i, -1) for i in range(4)])} for latent in (case.content, case.style)]
+    batches = [{"samples": torch.cat([latent["samples"].roll(4 * i, -1) for i in range(4)])}
+               for latent in (case.content, case.style)]
     (noise, content, sigmas), (_, style, _) = (
-        pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=3, schedule="ddim") for latent in batches)
+        pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=3, schedule="ddim")
+        for latent in batches)
     results = []
     for each in (model, windowed):
         [m] = pack.InjectStyleKV(model=each, content_features=content, style_features=style, **SETTINGS)
-        results.append(sample_custom(m, case.positive, sigmas, noise, cfg=cfg, negative=[[case["context"].flip(1), {}]])["samples"])
+        results.append(sample_custom(m, case.positive, sigmas, noise, cfg=cfg,
+                                     negative=[[case["context"].flip(1), {}]])["samples"])
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-4)
     record_property("beside", (versioned("ComfyUI-AnimateDiff-Evolved"), "windows over frames", COMPOSES))
 
@@ -207,27 +218,30 @@ def test_the_guider_of_kjnodes(pack, model, case, loaded, inputs, record_propert
     [m] = pack.InjectStyleKV(model=model, **features)
     results = []
     for each in (m, paper_attention(model, **features)):
-        guider = call("ScheduledCFGGuidance", model=each, positive=case.positive, negative=[[case["context"].flip(1), {}]], cfg=3.0,
-                      start_percent=0.0, end_percent=0.97)
-        results.append(guider.sample(torch.zeros_like(noise["samples"]), noise["samples"], sampler_object("euler"), sigmas))
+        guider = call("ScheduledCFGGuidance", model=each, positive=case.positive,
+                      negative=[[case["context"].flip(1), {}]], cfg=3.0, start_percent=0.0, end_percent=0.97)
+        results.append(guider.sample(torch.zeros_like(noise["samples"]), noise["samples"], sampler_object("euler"),
+                                     sigmas))
     assert relative_error(*results) < 1e-4
     record_property("beside", (versioned("ComfyUI-KJNodes"), "ScheduledCFGGuidance", COMPOSES))
 
 
 def test_a_reference_of_advanced_controlnet(pack, model, case, loaded, record_property):
-    """Its reference_attn in the inversion and the sampling: kept features have it, and recomputing says that it cannot."""
+    """Its reference_attn in the inversion and the sampling: kept features have it, and recomputing says that it cannot.
+    """
     loaded("ComfyUI-Advanced-ControlNet")
     control = call("ACN_ReferenceControlNet")
     applied = nodes.NODE_CLASS_MAPPINGS["ACN_AdvancedControlNetApply_v2"]
     vae = EncodesAs(case.style["samples"])
     reference = call("ACN_ReferencePreprocessor", image=torch.rand(1, 128, 192, 3), vae=vae, latent_size=case.content)
-    result = getattr(applied(), applied.FUNCTION)(positive=case.positive, negative=case.positive, control_net=control, image=reference,
-                                                  strength=1.0, start_percent=0.0, end_percent=1.0)
+    result = getattr(applied(), applied.FUNCTION)(positive=case.positive, negative=case.positive, control_net=control,
+                                                  image=reference, strength=1.0, start_percent=0.0, end_percent=1.0)
     positive = getattr(result, "result", result)[0]
     [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_device="recompute")
     with pytest.raises(ValueError, match="feature_device recompute cannot repeat"):
         pack.DDIMInvert(model=recording, latent=case.content, positive=positive, steps=2, schedule="ddim")
-    record_property("beside", (versioned("ComfyUI-Advanced-ControlNet"), "Reference in an inversion", "refused with recompute"))
+    record_property("beside", (versioned("ComfyUI-Advanced-ControlNet"), "Reference in an inversion",
+                               "refused with recompute"))
 
 
 class EncodesAs:

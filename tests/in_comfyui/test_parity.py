@@ -41,7 +41,9 @@ def golden(request):
 
 @pytest.fixture
 def assert_parity(record_property):
-    """assert_parity(name, value, expected, limit): holds a value to a golden one and adds a line to the table at the end."""
+    """assert_parity(name, value, expected, limit): holds a value to a golden one and adds a line to the table at the
+    end.
+    """
     def check(name, value, expected, limit):
         error = relative_error(value, expected)
         record_property("parity", (name, error, limit))
@@ -82,7 +84,8 @@ def test_inversion_trajectory(pack_module, model, golden, assert_parity, name):
     trajectory = []
     inversion.invert(model, golden.positive, [getattr(golden, name)["samples"]], schedule,
                      lambda step, x0, x, total: trajectory.append(x / paths.vp_scale(schedule.inversion[step + 1])))
-    assert_parity(f"{golden.steps} steps, {name} inversion trajectory", torch.cat(trajectory), golden[f"{name}.trajectory"], STAGE)
+    assert_parity(f"{golden.steps} steps, {name} inversion trajectory", torch.cat(trajectory),
+                  golden[f"{name}.trajectory"], STAGE)
 
 
 @pytest.mark.parametrize("name", ["content", "style"])
@@ -100,7 +103,8 @@ def test_captured_features(model, golden, captured, assert_parity, projection):
     assert len(keys) == 9
     for key in keys:
         t, block = key.split(".")[2:]
-        n = features.source.steps[golden.timesteps.index(int(t[1:]))][features.blocks.index(("output", int(block[7:]), 0))]
+        step = features.source.steps[golden.timesteps.index(int(t[1:]))]
+        n = step[features.blocks.index(("output", int(block[7:]), 0))]
         attn1 = model.model.diffusion_model.output_blocks[int(block[7:])][1].transformer_blocks[0].attn1
         to = getattr(attn1, f"to_{letter}")
         heads = to(n.to(to.weight))[0].unflatten(-1, (8, -1)).movedim(1, 0)
@@ -117,10 +121,11 @@ def test_initial_latent(pack, pack_module, golden, captured, assert_parity):
 def test_one_node(pack, model, golden, assert_parity, variant):
     settings = golden.variants[variant]
     [result] = pack.StyleIDSampler(
-        model=model, content=golden.content, style=golden.style, positive=golden.positive, steps=golden.steps, gamma=settings["gamma"],
-        temperature=settings["tau"], color_strength=float(settings["adain"]), blocks=blocks_of(settings) if settings["inject"] else "",
-        schedule="official")
-    assert_parity(f"{golden.steps} steps, StyleIDSampler, {variant}", from_latent(result), golden[f"output.{variant}"], ONE_NODE)
+        model=model, content=golden.content, style=golden.style, positive=golden.positive, steps=golden.steps,
+        gamma=settings["gamma"], temperature=settings["tau"], color_strength=float(settings["adain"]),
+        blocks=blocks_of(settings) if settings["inject"] else "", schedule="official")
+    assert_parity(f"{golden.steps} steps, StyleIDSampler, {variant}", from_latent(result), golden[f"output.{variant}"],
+                  ONE_NODE)
 
 
 @each_variant
@@ -133,21 +138,26 @@ def test_five_nodes(pack, model, golden, invert, assert_parity, variant):
         [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features,
                                  gamma=settings["gamma"], temperature=settings["tau"])
     result = sample_custom(m, golden.positive, sigmas, start)
-    assert_parity(f"{golden.steps} steps, five nodes, {variant}", from_latent(result), golden[f"output.{variant}"], FIVE_NODES)
+    assert_parity(f"{golden.steps} steps, five nodes, {variant}", from_latent(result), golden[f"output.{variant}"],
+                  FIVE_NODES)
 
 
-@pytest.mark.parametrize("shape", ["cosine", pytest.param("sqrt", marks=pytest.mark.slow), pytest.param("linear", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shape", ["cosine", pytest.param("sqrt", marks=pytest.mark.slow),
+                                   pytest.param("linear", marks=pytest.mark.slow)])
 def test_gamma_curves(pack, pack_module, model, invert, assert_parity, shape):
-    """By the code of Scheduled Style Injection. The curve's start belongs to t = 981, which is inverted and not sampled."""
+    """By the code of Scheduled Style Injection. The curve's start belongs to t = 981, which is inverted and not
+    sampled.
+    """
     golden = Golden(50)
     with safe_open(ROOT / "tests" / "golden" / "gamma_schedules.safetensors", "pt") as file:
         expected, settings = file.get_tensor(f"output.{shape}"), json.loads(file.metadata()["variants"])[shape]
     (noise, content_features, sigmas), (style_noise, style_features, _) = invert(golden)
     [start] = pack.LatentAdaIN(content=noise, style=style_noise)
     [curve] = pack.StyleIDCurve(start=1.0, end=settings["end"] / settings["start"], shape=shape)
-    [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features, gamma=settings["start"],
-                             gamma_curve=curve)
-    z = from_latent(sample_custom(m, golden.positive, sigmas, start)) / pack_module("styleid_core.paths").vp_scale(sigmas[-1])
+    [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features,
+                             gamma=settings["start"], gamma_curve=curve)
+    z = from_latent(sample_custom(m, golden.positive, sigmas,
+                                  start)) / pack_module("styleid_core.paths").vp_scale(sigmas[-1])
     assert_parity(f"50 steps, five nodes, gamma along {shape}", z, expected, CURVES)
 
 
@@ -176,7 +186,8 @@ def refined_inversion(pack_module, model, context, z, timesteps: list[int], roun
 def test_refined_inversion(pack_module, model, renoise, assert_parity, rounds):
     """By the code of ReNoise."""
     trajectory = refined_inversion(pack_module, model, renoise["context"], renoise["latent"], RENOISE_TIMESTEPS, rounds)
-    assert_parity(f"ReNoise, {rounds} rounds, trajectory", torch.cat(trajectory), renoise[f"n{rounds}.trajectory"], STAGE)
+    assert_parity(f"ReNoise, {rounds} rounds, trajectory", torch.cat(trajectory), renoise[f"n{rounds}.trajectory"],
+                  STAGE)
 
 
 @pytest.mark.parametrize("rounds", [5, 9])
@@ -206,12 +217,15 @@ def test_v_prediction(pack, assert_parity):
     case, model = Golden(20), load_unet(weight_seed=0, family=SD15V)
     model.model.diffusion_model.__class__ = PredictsV
     model.model.diffusion_model.sigmas = model.model.model_sampling.sigmas
-    [result] = pack.StyleIDSampler(model=model, content=case.content, style=case.style, positive=case.positive, steps=case.steps)
-    assert_parity(f"{case.steps} steps, StyleIDSampler, as v-prediction", from_latent(result), case["output.default"], ONE_NODE)
+    [result] = pack.StyleIDSampler(model=model, content=case.content, style=case.style, positive=case.positive,
+                                   steps=case.steps)
+    assert_parity(f"{case.steps} steps, StyleIDSampler, as v-prediction", from_latent(result), case["output.default"],
+                  ONE_NODE)
 
 
 def test_sampling_trajectory(pack, pack_module, model, golden, captured, assert_parity):
-    sampling, ddim, paths = (pack_module(name) for name in ("nodes.engine.sampling", "styleid_core.ddim", "styleid_core.paths"))
+    sampling, ddim, paths = (pack_module(name) for name in ("nodes.engine.sampling", "styleid_core.ddim",
+                                                            "styleid_core.paths"))
     (noise, content_features, sigmas), (style_noise, style_features, _) = captured["content"], captured["style"]
     [start] = pack.LatentAdaIN(content=noise, style=style_noise)
     [m] = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features)

@@ -1,4 +1,6 @@
-"""What a conditioning holds of the content's picture does not go into the style's inversion: one node beside five, each with its own."""
+"""What a conditioning holds of the content's picture does not go into the style's inversion: one node beside five, each
+with its own.
+"""
 
 import comfy.supported_models
 import pytest
@@ -43,13 +45,15 @@ def kinds(case):
     content, style, empty = case.content, case.style, case.positive
     of_content, of_style = content["samples"], style["samples"]
     inpainting = load_unet(unet_config=WIDE_HEADS | dict(in_channels=9))
-    editing = load_unet(unet_config=WIDE_HEADS | dict(in_channels=8), family=comfy.supported_models.SD15_instructpix2pix)
+    editing = load_unet(unet_config=WIDE_HEADS | dict(in_channels=8),
+                        family=comfy.supported_models.SD15_instructpix2pix)
     flux, flux_prompt = load_transformer("flux"), prompt("flux")
     flux_content, flux_style = latent("flux", CONTENT, 1), latent("flux", STYLE, 2)
     shown = [having(flux_prompt, reference_latents=[each["samples"]]) for each in (flux_content, flux_style)]
     return {
         "a ControlNet": (load_unet(unet_config=WIDE_HEADS), content, style, controlled(empty, 1), empty),
-        "an inpainting model": (inpainting, content, style, having(empty, concat_latent_image=of_content * 0.5, concat_mask=MASK),
+        "an inpainting model": (inpainting, content, style,
+                                having(empty, concat_latent_image=of_content * 0.5, concat_mask=MASK),
                                 having(empty, concat_latent_image=of_style, concat_mask=torch.ones_like(MASK))),
         "InstructPix2Pix": (editing, content, style, having(empty, concat_latent_image=of_content),
                             having(empty, concat_latent_image=of_style)),
@@ -76,8 +80,8 @@ def test_the_style_has_its_own_picture_or_none(pack, kinds, caplog, kind, name):
 def test_a_conditioning_of_the_styles_own(pack, kinds):
     model, content, style, content_positive, _ = kinds["a ControlNet"]
     own = controlled(content_positive, 2)
-    result = stylize(pack, model=model, content=content, style=style, positive=content_positive, style_positive=own, steps=STEPS,
-                     schedule="ddim")["samples"]
+    result = stylize(pack, model=model, content=content, style=style, positive=content_positive, style_positive=own,
+                     steps=STEPS, schedule="ddim")["samples"]
     assert relative_error(result, five_nodes(pack, model, content, style, content_positive, own)) < 1e-5
 
 
@@ -87,7 +91,8 @@ def test_another_picture_is_refused_by_name(pack, model, case, calls, entry):
     inputs = dict(model=model, content=case.content, style=case.style, steps=2,
                   positive=having(case.positive, **{entry: [torch.randn(1, 4, 1, 8, 8)]}))
     calls.clear()
-    with pytest.raises(ValueError, match=rf"positive holds a picture that belongs to the content \({entry}\).*style_positive"):
+    with pytest.raises(ValueError,
+                       match=rf"positive holds a picture that belongs to the content \({entry}\).*style_positive"):
         stylize(pack, **inputs)
     assert not calls
     assert stylize(pack, style_positive=case.positive, **inputs)["samples"].isfinite().all()
@@ -96,7 +101,8 @@ def test_another_picture_is_refused_by_name(pack, model, case, calls, entry):
 def test_a_prompt_goes_with_any_picture(pack, model, case, caplog):
     entries = dict(pooled_output=torch.randn(1, 1280), guidance=3.5, attention_mask=torch.ones(1, 77), width=512)
     with caplog.at_level("INFO", logger="styleid"):
-        stylize(pack, model=model, content=case.content, style=case.style, positive=having(case.positive, **entries), steps=2)
+        stylize(pack, model=model, content=case.content, style=case.style, positive=having(case.positive, **entries),
+                steps=2)
     assert "in place of what" not in caplog.text
 
 
@@ -108,8 +114,8 @@ def test_the_style_is_not_inverted_again_for_another_content(pack, kinds, calls,
     handle = model.model.diffusion_model.time_embed.register_forward_hook(lambda *_: made.append(None))
     inputs = dict(model=model, style=style, steps=STEPS)
     pack.StyleIDSampler(content=content, positive=content_positive, **inputs)
-    for change, inversions in (({}, 0), (dict(gamma=0.3), 0), (dict(content={"samples": content["samples"].flip(-1)},
-                                                                    positive=controlled(case.positive, 3)), 1)):
+    other = dict(content={"samples": content["samples"].flip(-1)}, positive=controlled(case.positive, 3))
+    for change, inversions in (({}, 0), (dict(gamma=0.3), 0), (other, 1)):
         made.clear()
         pack.StyleIDSampler(**inputs | dict(content=content, positive=content_positive) | change)
         assert len(made) == (1 + inversions) * STEPS

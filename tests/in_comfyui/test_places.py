@@ -21,7 +21,8 @@ STEPS = 4
 def unet_calls(model):
     """The batch size of every call of the UNet, in order."""
     sizes = []
-    handle = model.model.diffusion_model.time_embed.register_forward_hook(lambda module, args, output: sizes.append(len(output)))
+    handle = model.model.diffusion_model.time_embed.register_forward_hook(
+        lambda module, args, output: sizes.append(len(output)))
     yield sizes
     handle.remove()
 
@@ -66,7 +67,8 @@ def test_recomputed_features_give_the_same(five_nodes, case, pair, situation, sa
 
 @pytest.mark.parametrize("name", COMPANY)
 def test_recomputing_beside_other_nodes(five_nodes, model, pair, name):
-    """The other node is on the model that samples and, for weights, on the one that is inverted: only those are shared."""
+    """The other node is on the model that samples and, for weights, on the one that is inverted: only those are shared.
+    """
     sampling = COMPANY[name](model)
     models = dict(capturing=sampling if name == "LoRA" else model, sampling=sampling)
     kept, recomputed = (five_nodes(device, *pair, **models) for device in ("auto", "recompute"))
@@ -84,8 +86,10 @@ def test_recomputing_for_frames(five_nodes, pair, contents, styles):
 
 def test_recomputing_keeps_latents_and_prompts(pack, model, case):
     [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_device="recompute")
-    _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=STEPS, schedule="ddim")
-    assert size(features.source.calls) == STEPS * (case.content["samples"].nbytes + case.positive[0][0].nbytes + 4), "4: the timestep"
+    _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=STEPS,
+                                     schedule="ddim")
+    assert size(features.source.calls) == STEPS * (case.content["samples"].nbytes + case.positive[0][0].nbytes
+                                                   + 4), "4: the timestep"
 
 
 def test_one_node_inverts_both_at_once(pack, model, case, pair, unet_calls):
@@ -117,7 +121,8 @@ def test_calls_at_one_sigma_recompute_once(pack, model, case, pair, unet_calls):
     """heun evaluates the end of a step and then again the start of the next."""
     [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_device="recompute")
     (noise, content, sigmas), (_, style, _) = (
-        pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=STEPS, schedule="ddim") for latent in pair)
+        pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=STEPS, schedule="ddim")
+        for latent in pair)
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
     unet_calls.clear()
     sample_custom(m, case.positive, sigmas, noise, sampler="heun")
@@ -126,7 +131,8 @@ def test_calls_at_one_sigma_recompute_once(pack, model, case, pair, unet_calls):
 
 def test_a_run_that_recomputes_leaves_no_trace(pack, model, case, pair):
     before = repr(model.model_options)
-    stylize(pack, model=model, content=pair[0], style=pair[1], positive=case.positive, steps=STEPS, feature_device="recompute")
+    stylize(pack, model=model, content=pair[0], style=pair[1], positive=case.positive, steps=STEPS,
+            feature_device="recompute")
     assert repr(model.model_options) == before
 
 
@@ -163,7 +169,8 @@ def test_the_place_of_features(pack_module, model, monkeypatch, caplog, device, 
         kept_on = make_room()
     assert kept_on == expected
     assert caplog.messages == ([] if device == "recompute" else
-                               [f"The features of 20 steps will take {size / 1e9:.3g} GB of {'RAM' if kept_on == RAM else 'GPU memory'}."])
+                               [f"The features of 20 steps will take {size / 1e9:.3g} GB of "
+                                f"{'RAM' if kept_on == RAM else 'GPU memory'}."])
 
 
 @pytest.fixture
@@ -191,7 +198,8 @@ def keep(pack_module, monkeypatch):
 @pytest.mark.parametrize("allowed", [True, False])
 def test_tensors_share_slabs_and_nothing_else(keep, locked, allowed):
     locked.allowed = allowed
-    tensors = [torch.randn(count).to(dtype) for count, dtype in ((3, torch.half), (100, torch.float), (7, torch.int8), (300, torch.float),
+    tensors = [torch.randn(count).to(dtype) for count, dtype in ((3, torch.half), (100, torch.float), (7, torch.int8),
+                                                                 (300, torch.float),
                                                                 (2000, torch.float), (5, torch.bfloat16))]
     kept = [keep(tensor) for tensor in tensors]
     assert all(torch.equal(a, b) and a.dtype == b.dtype for a, b in zip(kept, tensors))

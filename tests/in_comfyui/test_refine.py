@@ -12,17 +12,20 @@ ROUNDS = 2
 
 def inverted_with(pack, model, case, latent: dict, refine: int, device: str = "auto", steps: int = 4) -> tuple:
     [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11", feature_device=device)
-    return pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=steps, schedule="ddim", refine=refine)
+    return pack.DDIMInvert(model=recording, latent=latent, positive=case.positive, steps=steps, schedule="ddim",
+                           refine=refine)
 
 
 def test_each_round_is_one_call_and_the_last_is_kept(pack, model, case, calls):
     noise, features, sigmas = inverted_with(pack, model, case, case.content, ROUNDS)
     assert len(calls) == 4 * (1 + ROUNDS) and len(features.source.steps) == len(features.sigmas) == 4
-    # In the last round the model saw the estimate of the round before it, and at pure noise the step goes along what it then said.
+    # In the last round the model saw the estimate of the round before it, and at pure noise the step goes along what it
+    # then said.
     assert features.sigmas == sorted(sigmas[:-1].tolist())
     _, once, _ = inverted_with(pack, model, case, case.content, 0)
     assert all(relative_error(a, b) > 1e-4 for a, b in zip(features.source.steps[-1], once.source.steps[-1]))
-    assert relative_error(noise["samples"], inverted_with(pack, model, case, case.content, ROUNDS - 1)[0]["samples"]) > 1e-4
+    assert relative_error(noise["samples"], inverted_with(pack, model, case, case.content,
+                                                          ROUNDS - 1)[0]["samples"]) > 1e-4
 
 
 def test_features_that_are_computed_again_are_those_of_the_last_round(pack, model, case):
@@ -43,7 +46,8 @@ def test_one_node_and_five(pack, model, case):
     expected = sample_custom(m, case.positive, sigmas, start)["samples"]
     inputs = dict(model=model, content=case.content, style=case.style, positive=case.positive, steps=4, schedule="ddim")
     assert relative_error(stylize(pack, refine=ROUNDS, **inputs)["samples"], expected) < 1e-4
-    assert relative_error(stylize(pack, **inputs)["samples"], expected) > 1e-3, "remembered an inversion that was made in another way"
+    assert relative_error(stylize(pack, **inputs)["samples"],
+                          expected) > 1e-3, "remembered an inversion that was made in another way"
 
 
 def test_a_partial_inversion_is_refined_too(pack, model, case, calls):
@@ -51,12 +55,14 @@ def test_a_partial_inversion_is_refined_too(pack, model, case, calls):
     inputs = dict(model=recording, latent=case.content, positive=case.positive, schedule="ddim", refine=1)
     whole, part = pack.DDIMInvert(steps=8, **inputs)[1], pack.DDIMInvert(steps=4, denoise=0.5, **inputs)[1]
     assert len(calls) == 24
-    assert all(torch.equal(a, b) for long, short in zip(whole.source.steps, part.source.steps) for a, b in zip(long, short))
+    assert all(torch.equal(a, b) for long, short in zip(whole.source.steps, part.source.steps)
+               for a, b in zip(long, short))
 
 
 def test_the_official_schedule_has_no_place_to_ask_again(pack, model, case):
     with pytest.raises(ValueError, match="Take the schedule ddim, or set refine to 0"):
-        pack.DDIMInvert(model=model, latent=case.content, positive=case.positive, steps=4, schedule="official", refine=1)
+        pack.DDIMInvert(model=model, latent=case.content, positive=case.positive, steps=4, schedule="official",
+                        refine=1)
 
 
 def test_tiles_are_still_noticed(pack, model, case):

@@ -8,10 +8,13 @@ import torch
 
 
 def test_an_error_in_an_inversion_leaves_the_model_loaded(pack, model, case):
-    """ComfyUI keeps the error's frames, a circle that only its next garbage collection frees; MODEL must not count as leaked then."""
+    """ComfyUI keeps the error's frames, a circle that only its next garbage collection frees; MODEL must not count as
+    leaked then.
+    """
     def execute():
         try:
-            pack.StyleIDSampler(model=model, content=case.content, style=case.style, positive=[[torch.randn(1, 5, 48), {}]], steps=2)
+            pack.StyleIDSampler(model=model, content=case.content, style=case.style,
+                                positive=[[torch.randn(1, 5, 48), {}]], steps=2)
         except RuntimeError:
             frames = sys.exc_info()[2]  # as ComfyUI does
             assert frames

@@ -105,7 +105,8 @@ def test_an_inversion_is_remembered_as_long_as_its_latent(inputs, calls_of, know
 
 
 @pytest.mark.parametrize(("share", "remembered"), [(0, 2), (1, 4)])
-def test_little_memory_remembers_the_last_transfer(monkeypatch, pack_module, inputs, case, calls_of, known, share, remembered):
+def test_little_memory_remembers_the_last_transfer(monkeypatch, pack_module, inputs, case, calls_of, known, share,
+                                                   remembered):
     monkeypatch.setattr(pack_module("nodes.engine.reuse"), "ROOM", share)
     contents = [inputs["content"], another(case.content), another(inputs["content"])]
     for content in contents:
@@ -119,7 +120,8 @@ def test_short_memory_makes_way(monkeypatch, inputs, case, calls_of, known):
     free = comfy.model_management.get_free_memory
     monkeypatch.setattr(comfy.model_management, "get_free_memory",
                         lambda *args, **kwargs: (free_memory(0) if known else free)(*args, **kwargs))
-    assert calls_of(inputs | dict(content=another(case.style))) == 2 * STEPS, "what this very run needs is not inverted again"
+    assert calls_of(inputs
+                    | dict(content=another(case.style))) == 2 * STEPS, "what this very run needs is not inverted again"
 
 
 @pytest.mark.parametrize(("interrupted_at", "left"), [(STEPS, 3), (STEPS + 1, 2), (2 * STEPS + 1, 1)])

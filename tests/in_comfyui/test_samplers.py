@@ -1,4 +1,5 @@
-"""Samplers and schedulers of ComfyUI on features that were captured at other sigmas: each call takes the nearest step."""
+"""Samplers and schedulers of ComfyUI on features that were captured at other sigmas: each call takes the nearest step.
+"""
 
 import re
 
@@ -27,7 +28,8 @@ def test_any_deterministic_sampler(pack, model, case, inverted, sampler, schedul
 
 
 def test_two_model_calls_in_a_step_take_two_steps_of_features(pack, model, case, inverted, caplog):
-    """Heun looks ahead: 4 sigmas above 0 and a last step to 0 are 4 distinct sigmas in 7 calls, never counted by calls."""
+    """Heun looks ahead: 4 sigmas above 0 and a last step to 0 are 4 distinct sigmas in 7 calls, never counted by calls.
+    """
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
     with caplog.at_level("INFO", logger="styleid"):
@@ -39,7 +41,8 @@ NOISE_SCHEDULES = {
     "v_prediction, zero-terminal SNR": lambda model: ModelSamplingDiscrete().patch(model, "v_prediction", True)[0],
     "lcm": lambda model: ModelSamplingDiscrete().patch(model, "lcm", False)[0],
     "EDM": lambda model: ModelSamplingContinuousEDM().patch(model, "edm", 80.0, 0.002)[0],
-    "EDM of Playground 2.5": lambda model: ModelSamplingContinuousEDM().patch(model, "edm_playground_v2.5", 80.0, 0.002)[0],
+    "EDM of Playground 2.5":
+        lambda model: ModelSamplingContinuousEDM().patch(model, "edm_playground_v2.5", 80.0, 0.002)[0],
 }
 
 
@@ -55,13 +58,16 @@ def test_the_last_model_leaves_nothing_in_the_next(pack, model, case, noise_sche
 @pytest.mark.parametrize("noise_schedule", NOISE_SCHEDULES)
 @pytest.mark.parametrize("schedule", ["official", "ddim"])
 def test_other_noise_schedules(pack, pack_module, model, case, noise_schedule, schedule):
-    """Sigmas come from the model's own table. The official inversion evaluates the sigma it leaves, as a stock euler does."""
+    """Sigmas come from the model's own table. The official inversion evaluates the sigma it leaves, as a stock euler
+    does.
+    """
     other = NOISE_SCHEDULES[noise_schedule](model)
     inversion, sampling, settings = (pack_module(name) for name in (
         "nodes.engine.inversion", "nodes.engine.sampling", "styleid_core.settings"))
     [recording] = pack.CaptureSelfAttention(model=other, blocks="6-11")
     inputs = dict(model=recording, positive=case.positive, steps=6, schedule=schedule)
-    (noise, content, sigmas), (_, style, _) = (pack.DDIMInvert(latent=latent, **inputs) for latent in (case.content, case.style))
+    (noise, content, sigmas), (_, style, _) = (pack.DDIMInvert(latent=latent, **inputs)
+                                               for latent in (case.content, case.style))
     plan = inversion.make_schedule(other, settings.InversionSettings(6, schedule))
     if schedule == "official":
         start = {"samples": sampling.carried(other, case.content["samples"], torch.zeros(()), plan.inversion[0])}

@@ -1,4 +1,6 @@
-"""Every step count, denoise and schedule that the nodes offer: it works, or a sentence comes before the first model call."""
+"""Every step count, denoise and schedule that the nodes offer: it works, or a sentence comes before the first model
+call.
+"""
 
 import pytest
 import torch
@@ -23,7 +25,8 @@ def test_official_at_the_ends_of_its_range(transfer, steps, denoise):
 
 @pytest.mark.parametrize(("steps", "denoise", "asked"), [(1, 1.0, 1), (50, 0.01, 5000), (1000, 0.9, 1111)])
 def test_official_beyond_it(transfer, calls, steps, denoise, asked):
-    with pytest.raises(ValueError, match=f"official has 2 to 1000 steps down from pure noise, and {asked} are asked for"):
+    with pytest.raises(ValueError, match=f"official has 2 to 1000 steps down from pure noise, and {asked} are asked "
+                                         "for"):
         transfer(steps=steps, denoise=denoise)
     assert not calls
 
@@ -33,11 +36,13 @@ def test_another_number_of_steps_is_told(pack, model, case, caplog, schedule, st
     small = {"samples": case.content["samples"][..., :4, :4]}
     _, _, sigmas = pack.DDIMInvert(model=model, latent=small, positive=case.positive, steps=steps, schedule=schedule)
     assert len(sigmas) == runs + 1
-    assert f"The schedule {schedule} has no grid of {steps} steps on this model, and takes one of {runs}." in caplog.messages
+    told = f"The schedule {schedule} has no grid of {steps} steps on this model, and takes one of {runs}."
+    assert told in caplog.messages
 
 
 @pytest.mark.parametrize(("settings", "sentence"), [
-    (dict(schedule="simple", steps=20, denoise=0.01), "simple repeats sigmas when it is asked for 2000 steps .* fewer steps or a higher"),
+    (dict(schedule="simple", steps=20, denoise=0.01), "simple repeats sigmas when it is asked for 2000 steps .* fewer "
+                                                      "steps or a higher"),
     (dict(schedule="kl_optimal", steps=1), "kl_optimal has no sigmas for 1 steps. Take more steps")])
 def test_schedules_without_usable_sigmas(transfer, calls, settings, sentence):
     with pytest.raises(ValueError, match=sentence):

@@ -35,8 +35,8 @@ def test_the_node_gives_what_the_command_gives(pack, hub, weights, pictures, tmp
             name = f"{i}_stylized_0" if folder == "stylized" else f"{i}"
             Image.fromarray((picture * 255).round().byte().numpy()).save(tmp_path / folder / f"{name}.png")
     arguments = [f"--{name}={tmp_path / name}" for name in ("content", "style", "stylized")]
-    subprocess.run([sys.executable, "-m", "styleid_core.metrics", *arguments, f"--weights={weights}", "--metrics", *SCORES,
-                    f"--out={tmp_path / 'report.json'}"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "styleid_core.metrics", *arguments, f"--weights={weights}", "--metrics",
+                    *SCORES, f"--out={tmp_path / 'report.json'}"], cwd=ROOT, check=True, capture_output=True)
     expected = json.loads((tmp_path / "report.json").read_text())["scores"]
 
     *values, text = pack.StyleIDScores(content=pictures[0], style=pictures[1], stylized=pictures[2])
@@ -60,19 +60,22 @@ def test_without_weights_it_says_what_is_missing(pack, pictures, monkeypatch, tm
         raise ConnectionError("no network")
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
-    with pytest.raises(ValueError, match=r"vgg19-dcbb9e9d.pth \(575 MB\) could not be downloaded \(no network\). Put it into"):
+    with pytest.raises(ValueError,
+                       match=r"vgg19-dcbb9e9d.pth \(575 MB\) could not be downloaded \(no network\). Put it into"):
         pack.StyleIDScores(content=pictures[0], style=pictures[1], stylized=pictures[2])
 
 
 def test_a_picture_that_is_too_small(pack, hub, pictures):
     small = [picture[:, :30] for picture in pictures]
-    with pytest.raises(ValueError, match="has 80 x 30 pixels, and the networks need 31 to each side. Give a larger one"):
+    with pytest.raises(ValueError, match="has 80 x 30 pixels, and the networks need 31 to each side. Give a larger "
+                                         "one"):
         pack.StyleIDScores(**dict(zip(("content", "style", "stylized"), small)))
 
 
 def test_transparency_is_left_out(pack, hub, pictures):
     opaque = [torch.cat((picture, torch.ones_like(picture[..., :1])), -1) for picture in pictures]
-    expected, scores = (pack.StyleIDScores(**dict(zip(("content", "style", "stylized"), each))) for each in (pictures, opaque))
+    expected, scores = (pack.StyleIDScores(**dict(zip(("content", "style", "stylized"), each)))
+                        for each in (pictures, opaque))
     assert scores == expected
 
 

@@ -33,5 +33,6 @@ def test_a_model_of_no_family_is_told_which_there_are(pack, middle, model):
     plain = model.clone()
     plain.model = type("NoUNet", (), {"diffusion_model": torch.nn.Linear(1, 1)})()
     plain.model.diffusion_model.middle_block = [None, None]
-    with pytest.raises(ValueError, match="a UNet with self-attention in its middle or a UNet with .* or a transformer .*Linear"):
+    with pytest.raises(ValueError, match="a UNet with self-attention in its middle or a UNet with .* or a transformer "
+                                         ".*Linear"):
         pack.CaptureSelfAttention(model=plain)

@@ -52,21 +52,23 @@ def latents(*sizes: tuple, batch: int = 1) -> list[dict]:
 
 def prompt() -> list:
     generator = torch.Generator().manual_seed(4)
-    return [[torch.randn(1, 7, CONTEXT_DIM, generator=generator), {"pooled_output": torch.randn(1, 1280, generator=generator)}]]
+    return [[torch.randn(1, 7, CONTEXT_DIM, generator=generator),
+             {"pooled_output": torch.randn(1, 1280, generator=generator)}]]
 
 
 def invert(pack, model, *pictures: dict, **capture) -> list[tuple]:
     """What DDIM Invert gives for each, in 3 steps."""
     [recording] = pack.CaptureSelfAttention(model=model, **capture)
-    return [pack.DDIMInvert(model=recording, latent=each, positive=prompt(), steps=3, schedule="ddim") for each in pictures]
+    return [pack.DDIMInvert(model=recording, latent=each, positive=prompt(), steps=3, schedule="ddim")
+            for each in pictures]
 
 
 def stylized(pack, model, styles: list[Stylized]):
     """MODEL with the styles by chained nodes."""
     for each in styles:
         masks = {name: getattr(each, name) for name in ("mask", "style_mask") if getattr(each, name) is not None}
-        [model] = pack.InjectStyleKV(model=model, content_features=each.content, style_features=each.style, gamma=each.gamma,
-                                     temperature=each.tau, weight=each.weight, **masks)
+        [model] = pack.InjectStyleKV(model=model, content_features=each.content, style_features=each.style,
+                                     gamma=each.gamma, temperature=each.tau, weight=each.weight, **masks)
     return model
 
 
@@ -115,7 +117,8 @@ def test_a_whole_mask_is_no_mask(sample):
 def test_two_halves_of_one_style_are_that_style(pack, model, inverted, sample):
     (noise, content, sigmas), (_, style, _), _ = inverted
     one = sample(TWO[0])
-    for shares in ((dict(weight=0.5), dict(weight=0.5)), (dict(mask=LEFT), dict(mask=1 - LEFT)), (dict(mask=SOFT), dict(mask=1 - SOFT))):
+    for shares in ((dict(weight=0.5), dict(weight=0.5)), (dict(mask=LEFT), dict(mask=1 - LEFT)),
+                   (dict(mask=SOFT), dict(mask=1 - SOFT))):
         twice = stylized(pack, model, [Stylized(content, style, **TWO[0] | share) for share in shares])
         assert relative_error(sample_custom(twice, prompt(), sigmas, noise)["samples"], one) < 1e-5
 
@@ -127,10 +130,12 @@ def test_a_region_does_not_see_the_style_of_another(pack, model, inverted):
     seen = []
     handle = attn1.to_out.register_forward_hook(lambda module, args, output: seen.append(output.clone()))
     for second in (style, other):
-        m = stylized(pack, model, [Stylized(content, style, **TWO[0], mask=LEFT), Stylized(content, second, **TWO[0], mask=1 - LEFT)])
+        m = stylized(pack, model, [Stylized(content, style, **TWO[0], mask=LEFT),
+                                   Stylized(content, second, **TWO[0], mask=1 - LEFT)])
         sample_custom(m, prompt(), sigmas[:2], noise)
     handle.remove()
-    left, right = zip(*((out.view(-1, 8, 12, out.shape[-1])[:, :, :6], out.view(-1, 8, 12, out.shape[-1])[:, :, 6:]) for out in seen))
+    left, right = zip(*((out.view(-1, 8, 12, out.shape[-1])[:, :, :6], out.view(-1, 8, 12, out.shape[-1])[:, :, 6:])
+                        for out in seen))
     assert torch.equal(*left) and not torch.equal(*right)
 
 
@@ -147,7 +152,8 @@ def test_each_half_attends_once(pack, model, inverted):
     counted.model_options["transformer_options"]["optimized_attention_override"] = override
     totals = []
     for styles in ([dict()], [dict(mask=LEFT), dict(mask=1 - LEFT)], [dict(weight=0.5), dict(weight=0.5)]):
-        sample_custom(stylized(pack, counted, [Stylized(content, style, **TWO[0] | each) for each in styles]), prompt(), sigmas[:2], noise)
+        sample_custom(stylized(pack, counted, [Stylized(content, style, **TWO[0] | each) for each in styles]),
+                      prompt(), sigmas[:2], noise)
         totals.append(sum(queries))
         queries.clear()
     assert totals[1] == totals[0] < totals[2]
@@ -162,18 +168,23 @@ FEATURES = {
 @pytest.mark.parametrize("feature", FEATURES)
 def test_regions_with_sampling_features(pack, model, inverted, sample, feature):
     (noise, content, sigmas), *styles = inverted
-    wanted = [Stylized(content, style, **settings, mask=mask) for (_, style, _), settings, mask in zip(styles, TWO, (LEFT, 1 - LEFT))]
-    reference = sample_custom(formula_attention(model, *wanted), prompt(), sigmas, noise, **FEATURES[feature])["samples"]
-    assert relative_error(sample(TWO[0] | dict(mask=LEFT), TWO[1] | dict(mask=1 - LEFT), **FEATURES[feature]), reference) < 1e-4
+    wanted = [Stylized(content, style, **settings, mask=mask)
+              for (_, style, _), settings, mask in zip(styles, TWO, (LEFT, 1 - LEFT))]
+    reference = sample_custom(formula_attention(model, *wanted), prompt(), sigmas, noise,
+                              **FEATURES[feature])["samples"]
+    assert relative_error(sample(TWO[0] | dict(mask=LEFT), TWO[1] | dict(mask=1 - LEFT), **FEATURES[feature]),
+                          reference) < 1e-4
 
 
 @pytest.mark.parametrize("name", COMPANY)
 def test_regions_beside_other_nodes(pack, model, inverted, sample, name):
     (noise, content, sigmas), *styles = inverted
     beside = COMPANY[name](model)
-    wanted = [Stylized(content, style, **settings, mask=mask) for (_, style, _), settings, mask in zip(styles, TWO, (LEFT, 1 - LEFT))]
+    wanted = [Stylized(content, style, **settings, mask=mask)
+              for (_, style, _), settings, mask in zip(styles, TWO, (LEFT, 1 - LEFT))]
     reference = sample_custom(formula_attention(beside, *wanted), prompt(), sigmas, noise)["samples"]
-    assert relative_error(sample(TWO[0] | dict(mask=LEFT), TWO[1] | dict(mask=1 - LEFT), sampled=beside), reference) < 1e-4
+    assert relative_error(sample(TWO[0] | dict(mask=LEFT), TWO[1] | dict(mask=1 - LEFT), sampled=beside),
+                          reference) < 1e-4
 
 
 @pytest.mark.parametrize("capture", [dict(feature_dtype="int8"), dict(feature_device="recompute")])
@@ -191,7 +202,8 @@ def test_masks_of_a_batch(pack, model, inverted):
     contents = torch.cat([latents(SIZE)[0]["samples"], latents(SIZE)[0]["samples"].flip(-1)])
     (noise, content, sigmas), (_, style, _) = invert(pack, model, {"samples": contents}, *latents(OTHER))
     masks = torch.stack([LEFT, SOFT])
-    together = sample_custom(stylized(pack, model, [Stylized(content, style, **TWO[0], mask=masks)]), prompt(), sigmas, noise)["samples"]
+    together = sample_custom(stylized(pack, model, [Stylized(content, style, **TWO[0], mask=masks)]), prompt(), sigmas,
+                             noise)["samples"]
     for i in range(2):
         (noise, content, sigmas), = invert(pack, model, {"samples": contents[i:i + 1]})
         alone = stylized(pack, model, [Stylized(content, style, **TWO[0], mask=masks[i])])
@@ -209,16 +221,19 @@ def test_odd_sizes(pack, model):
 def test_styles_with_other_blocks_sides_and_spans(pack, model, inverted):
     """Each call and block has the styles that are for it."""
     (noise, content, sigmas), (_, style, _), (_, other, _) = inverted
-    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, blocks="6-8", inject_into="cond", weight=0.5)
+    [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, blocks="6-8",
+                             inject_into="cond", weight=0.5)
     [both] = pack.InjectStyleKV(model=m, content_features=content, style_features=other, blocks="8-11", end_percent=0.5)
-    [only] = pack.InjectStyleKV(model=model, content_features=content, style_features=other, blocks="8-11", end_percent=0.5)
+    [only] = pack.InjectStyleKV(model=model, content_features=content, style_features=other, blocks="8-11",
+                                end_percent=0.5)
     results = [sample_custom(each, prompt(), sigmas, noise, cfg=3.0)["samples"] for each in (m, both, only)]
     assert all(torch.isfinite(result).all() for result in results)
     assert min(relative_error(results[1], other) for other in (results[0], results[2])) > 1e-3
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    (dict(mask=torch.zeros(2, 3, 4, 5)), "The mask has shape"), (dict(mask=torch.full((4, 4), torch.nan)), "The mask contains NaN"),
+    (dict(mask=torch.zeros(2, 3, 4, 5)), "The mask has shape"), (dict(mask=torch.full((4, 4), torch.nan)),
+                                                                 "The mask contains NaN"),
     (dict(style_mask=torch.zeros(8, 8)), "style_mask leaves nothing of the style"),
     (dict(style_mask=torch.rand(2, 8, 8)), "style_mask holds 2 masks"), (dict(weight=torch.nan), "weight is nan")])
 def test_masks_that_are_refused(pack, model, inverted, settings, message):
@@ -233,12 +248,16 @@ def test_masks_for_another_number_of_pictures_are_refused(sample):
 
 
 def test_the_temperature_that_finds_itself(pack, model, inverted):
-    """It is near the fixed one that levels the deviations: 2 for half of the keys that the content has at the first step."""
+    """It is near the fixed one that levels the deviations: 2 for half of the keys that the content has at the first
+    step.
+    """
     (noise, content, sigmas), *_ = inverted
-    half = content._replace(source=content.source._replace(steps=[[0.5 * n for n in step] for step in content.source.steps]))
+    halved = [[0.5 * n for n in step] for step in content.source.steps]
+    half = content._replace(source=content.source._replace(steps=halved))
     sampled = []
     for settings in (dict(auto_temperature=True), dict(temperature=2.0), dict(temperature=1.8), dict(temperature=2.2)):
-        [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=half, gamma=1.0, blocks="6", **settings)
+        [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=half, gamma=1.0, blocks="6",
+                                 **settings)
         sampled.append(sample_custom(m, prompt(), sigmas[:2], noise)["samples"])
     found, *fixed = sampled
     assert min(range(3), key=lambda i: relative_error(found, fixed[i])) == 0
@@ -249,8 +268,8 @@ def test_it_finds_itself_in_every_part(pack, model, inverted, settings):
     (noise, content, sigmas), (_, style, _), _ = inverted
     results = []
     for auto in (True, False):
-        [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, temperature=1.0, auto_temperature=auto,
-                                 **settings)
+        [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, temperature=1.0,
+                                 auto_temperature=auto, **settings)
         results.append(sample_custom(m, prompt(), sigmas, noise)["samples"])
     assert torch.isfinite(results[0]).all() and relative_error(*results) > 1e-4
 
@@ -279,6 +298,8 @@ def test_blocks_that_the_model_lacks_are_left_out(pack, model, inverted):
 def test_features_on_another_grid_are_refused(pack, model, inverted):
     """As another node leaves them that shrinks the picture in both inversion and sampling."""
     (noise, content, sigmas), (_, style, _), _ = inverted
-    shrunk = content._replace(source=content.source._replace(steps=[[n[:, ::4] for n in step] for step in content.source.steps]))
-    with pytest.raises(ValueError, match="captured on 24 tokens, and this model has 8 x 12 .* nodes that shrink the picture"):
+    fewer = [[n[:, ::4] for n in step] for step in content.source.steps]
+    shrunk = content._replace(source=content.source._replace(steps=fewer))
+    with pytest.raises(ValueError, match="captured on 24 tokens, and this model has 8 x 12 .* nodes that shrink the "
+                                         "picture"):
         sample_custom(stylized(pack, model, [Stylized(shrunk, style, **TWO[0], mask=LEFT)]), prompt(), sigmas, noise)

@@ -1,4 +1,6 @@
-"""StyleID in transformers that attend to picture and prompt in one sequence: small seeded ones of every family that ComfyUI knows."""
+"""StyleID in transformers that attend to picture and prompt in one sequence: small seeded ones of every family that
+ComfyUI knows.
+"""
 
 import json
 import threading
@@ -12,7 +14,19 @@ import torch
 from cases import free_memory, relative_error
 from safetensors import safe_open
 from safetensors.torch import save_file
-from sequences import CONTENT, KNOWN, ODD, ORDER, SETTINGS, STEPS, STYLE, TOKENS, captured_in_sampling, inverted, picture_of
+from sequences import (
+    CONTENT,
+    KNOWN,
+    ODD,
+    ORDER,
+    SETTINGS,
+    STEPS,
+    STYLE,
+    TOKENS,
+    captured_in_sampling,
+    inverted,
+    picture_of,
+)
 
 from nodes import KSamplerAdvanced
 from styleid_core.storage import size
@@ -100,8 +114,8 @@ def test_recompute_holds_one_block_at_a_time(pack, pack_module, monkeypatch):
     monkeypatch.setattr(companion, "__setitem__", watched)
     model = load_transformer("flux", depth=4, depth_single_blocks=8)
     positive, content, style = prompt("flux"), latent("flux", CONTENT, 1), latent("flux", STYLE, 2)
-    stylize(pack, model=model, content=content, style=style, positive=positive, steps=2, blocks="double 0-3, single 0-5",
-            feature_device="recompute")
+    stylize(pack, model=model, content=content, style=style, positive=positive, steps=2,
+            blocks="double 0-3, single 0-5", feature_device="recompute")
     assert len(made) == 2 * 2 * 10, "the last two blocks are not computed"
     assert max(most) <= 3 * 4, "queries, keys and values of each"
     assert "styleid" not in [thread.name for thread in threading.enumerate()]
@@ -181,7 +195,8 @@ def as_version_1(path):
         tensors[name] = torch.cat([tensors.pop(f"{name}.{part}") for part in "qkv"], -1)
     origin = header["origin"]
     settings = {name: str(value) for name, value in origin.pop("settings").items()}
-    header |= {"format": 1, "place": header.pop("position"), "origin": origin | settings | {"inversion": settings.pop("method")}}
+    header |= {"format": 1, "place": header.pop("position"),
+               "origin": origin | settings | {"inversion": settings.pop("method")}}
     text, tensors = json.dumps(header), dict(sorted(tensors.items()))
     save_file(tensors, path, {"header": text, "checksum": checksum(text, tensors, lambda: None)})
 
@@ -191,7 +206,8 @@ def test_masks(pack, model, family):
     content, style = latent(family, CONTENT, 1), latent(family, STYLE, 2)
     mask = torch.zeros(1, 1, *CONTENT)
     mask[..., 6:] = 1
-    result = stylize(pack, model=model, content=content | {"noise_mask": mask}, style=style, positive=prompt(family, TOKENS), steps=STEPS)
+    result = stylize(pack, model=model, content=content | {"noise_mask": mask}, style=style,
+                     positive=prompt(family, TOKENS), steps=STEPS)
     changed = (result["samples"] - content["samples"]).abs().amax(1).reshape(CONTENT)
     assert changed[:, :6].max() < 1e-6 < changed[:, 6:].min()
 
@@ -201,7 +217,8 @@ def test_masks(pack, model, family):
         for each in (content | {"noise_mask": mask}, style))
     [m] = pack.InjectStyleKV(model=model, content_features=features, style_features=style_features)
     first = sample_custom(m, positive, sigmas[:3], noise)
-    parts, whole = (sample_custom(m, positive, along, latent)["samples"] for along, latent in ((sigmas[2:], first), (sigmas, noise)))
+    parts, whole = (sample_custom(m, positive, along, latent)["samples"]
+                    for along, latent in ((sigmas[2:], first), (sigmas, noise)))
     assert relative_error(parts, whole) < 1e-5, "the mask waits for the end of a sampling in parts"
 
     [colored] = pack.LatentAdaIN(content=content, style=style, mask=mask[0])
@@ -217,23 +234,27 @@ def test_ksampler_advanced(pack, model, family):
     noise, content, sigmas = inverted(pack, model, family, CONTENT, 1)
     _, style, _ = inverted(pack, model, family, STYLE, 2)
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
-    result = KSamplerAdvanced().sample(m, "disable", 0, STEPS, 1.0, "euler", "simple", positive, positive, noise, 0, 10000, "disable")[0]
+    result = KSamplerAdvanced().sample(m, "disable", 0, STEPS, 1.0, "euler", "simple", positive, positive, noise, 0,
+                                       10000, "disable")[0]
     assert relative_error(result["samples"], sample_custom(m, positive, sigmas, noise)["samples"]) < 1e-5
 
 
 @pytest.mark.parametrize("dtype", ["auto", "int8"])
 def test_what_is_kept(pack, model, family, caplog, dtype):
     """As much as was told beforehand; in int8 queries, keys and values each within 1 %, however far apart they are."""
-    values = [module for name, module in model.model.diffusion_model.named_modules() if name.endswith(("to_v", "v_proj", ".wv"))]
+    values = [module for name, module in model.model.diffusion_model.named_modules()
+              if name.endswith(("to_v", "v_proj", ".wv"))]
     for module in values:
         module.weight.data /= 10
     with caplog.at_level("INFO", logger="styleid"):
-        exact, kept = (inverted(pack, model, family, CONTENT, 1, batch=2, feature_dtype=each)[1].source.steps for each in ("auto", dtype))
+        exact, kept = (inverted(pack, model, family, CONTENT, 1, batch=2, feature_dtype=each)[1].source.steps
+                       for each in ("auto", dtype))
     for module in values:
         module.weight.data *= 10
     assert caplog.messages[-1] == f"The features of {STEPS} steps will take {size(kept) / 1e9:.3g} GB of RAM."
     for name in ("q", "k", "v"):
-        first, again = (torch.cat([full(getattr(tokens, name)) for step in steps for tokens in step]) for steps in (exact, kept))
+        first, again = (torch.cat([full(getattr(tokens, name)) for step in steps for tokens in step])
+                        for steps in (exact, kept))
         assert relative_error(again, first) < (0.01 if dtype == "int8" else 1e-6)
 
 
@@ -249,7 +270,8 @@ def test_half_precision(pack, family, dtype):
     noise, content, sigmas = inverted(pack, model, family, CONTENT, 1)
     _, style, _ = inverted(pack, model, family, STYLE, 2)
     assert {x.dtype for x in content.source.steps[0][0]} == {dtype}
-    formula = formula_in_sequence(model, picture_of(family, CONTENT), Stylized(content, style, **SETTINGS), order=ORDER.get(family))
+    formula = formula_in_sequence(model, picture_of(family, CONTENT), Stylized(content, style, **SETTINGS),
+                                  order=ORDER.get(family))
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, gamma=SETTINGS["gamma"],
                              temperature=SETTINGS["tau"])
     reference, injected = (sample_custom(patched, positive, sigmas, noise)["samples"] for patched in (formula, m))
@@ -260,7 +282,8 @@ def test_features_that_do_not_fit_are_recomputed(pack, monkeypatch, caplog):
     inputs = dict(model=load_transformer("flux"), content=latent("flux", CONTENT, 1), style=latent("flux", STYLE, 2),
                   positive=prompt("flux", TOKENS), steps=STEPS)
     kept = stylize(pack, **inputs)["samples"]
-    inputs["content"], inputs["style"] = latent("flux", CONTENT, 1), latent("flux", STYLE, 2)  # others, which are not remembered
+    # Others, which are not remembered.
+    inputs["content"], inputs["style"] = latent("flux", CONTENT, 1), latent("flux", STYLE, 2)
     monkeypatch.setattr(comfy.model_management, "get_free_memory", free_memory(1000))
     with caplog.at_level("INFO", logger="styleid"):
         assert torch.equal(stylize(pack, **inputs)["samples"], kept)
@@ -270,7 +293,8 @@ def test_features_that_do_not_fit_are_recomputed(pack, monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(("family", "other", "message"), [
-    ("wan", "flux", r"works on \[batch, 16, 1, height, width\]"), ("flux", "wan", r"works on \[batch, 16, height, width\]")])
+    ("wan", "flux", r"works on \[batch, 16, 1, height, width\]"),
+    ("flux", "wan", r"works on \[batch, 16, height, width\]")])
 def test_latents_of_another_kind_are_refused(pack, family, other, message):
     model, positive = load_transformer(family), prompt(family)
     with pytest.raises(ValueError, match=message):

@@ -70,26 +70,32 @@ def patcher_of(network: torch.nn.Module) -> ModelPatcher:
 
 
 def flux_controlnet(**options):
-    network = comfy.ldm.flux.controlnet.ControlNetFlux(latent_input=True, control_latent_channels=16, operations=OPERATIONS,
-                                                       **SMALL["flux"].config | dict(in_channels=16, dtype=torch.float32))
-    return comfy.controlnet.ControlNet(seeded(network), latent_format=comfy.latent_formats.Flux(), extra_conds=["y", "guidance"], **options)
+    config = SMALL["flux"].config | dict(in_channels=16, dtype=torch.float32)
+    network = comfy.ldm.flux.controlnet.ControlNetFlux(
+        latent_input=True, control_latent_channels=16, operations=OPERATIONS, **config)
+    return comfy.controlnet.ControlNet(seeded(network), latent_format=comfy.latent_formats.Flux(),
+                                       extra_conds=["y", "guidance"], **options)
 
 
 def qwen_controlnet(**options):
-    network = comfy.ldm.qwen_image.controlnet.QwenImageControlNetModel(operations=OPERATIONS,
-                                                                       **SMALL["qwen_image"].config | dict(dtype=torch.float32))
-    return comfy.controlnet.ControlNet(seeded(network), latent_format=comfy.latent_formats.Wan21(), extra_conds=[], **options)
+    config = SMALL["qwen_image"].config | dict(dtype=torch.float32)
+    network = comfy.ldm.qwen_image.controlnet.QwenImageControlNetModel(operations=OPERATIONS, **config)
+    return comfy.controlnet.ControlNet(seeded(network), latent_format=comfy.latent_formats.Wan21(), extra_conds=[],
+                                       **options)
 
 
 def sd35_controlnet(**options):
-    network = comfy.cldm.dit_embedder.ControlNetEmbedder(None, patch_size=2, in_chans=16, attention_head_dim=64, num_attention_heads=2,
-                                                         adm_in_channels=POOLED, num_layers=2, main_model_double=3, double_y_emb=False,
-                                                         device=torch.device("cpu"), dtype=torch.float32, operations=OPERATIONS)
+    network = comfy.cldm.dit_embedder.ControlNetEmbedder(None, patch_size=2, in_chans=16, attention_head_dim=64,
+                                                         num_attention_heads=2, adm_in_channels=POOLED, num_layers=2,
+                                                         main_model_double=3, double_y_emb=False,
+                                                         device=torch.device("cpu"), dtype=torch.float32,
+                                                         operations=OPERATIONS)
     return comfy.controlnet.ControlNetSD35(seeded(network), latent_format=comfy.latent_formats.SD3(), **options)
 
 
 def seeded(network: torch.nn.Module) -> torch.nn.Module:
-    network.load_state_dict({name: seeded_tensor(name, tuple(tensor.shape), 3, 1.0) for name, tensor in network.state_dict().items()})
+    network.load_state_dict({name: seeded_tensor(name, tuple(tensor.shape), 3, 1.0)
+                             for name, tensor in network.state_dict().items()})
     return network.eval().requires_grad_(False)
 
 
@@ -110,11 +116,13 @@ class AsVAE:
 def controlled(make, family: str, positive: list) -> list:
     """CONDITIONING with a ControlNet of the family."""
     control = make(compression_ratio=1, load_device=comfy.model_management.get_torch_device())
-    control.set_cond_hint(torch.rand(1, 3, 8 * CONTENT[0], 8 * CONTENT[1]), vae=AsVAE(latent(family, CONTENT, 9)["samples"]))
+    control.set_cond_hint(torch.rand(1, 3, 8 * CONTENT[0], 8 * CONTENT[1]),
+                          vae=AsVAE(latent(family, CONTENT, 9)["samples"]))
     return [[text, entry | {"control": control, "control_apply_to_uncond": True}] for text, entry in positive]
 
 
-@pytest.mark.parametrize(("family", "make"), [("flux", flux_controlnet), ("qwen_image", qwen_controlnet), ("sd35", sd35_controlnet)])
+@pytest.mark.parametrize(("family", "make"), [("flux", flux_controlnet), ("qwen_image", qwen_controlnet),
+                                              ("sd35", sd35_controlnet)])
 def test_a_controlnet(pack, family, make):
     model = load_transformer(family)
     positive = controlled(make, family, prompt(family, TOKENS))
@@ -125,8 +133,9 @@ def test_a_controlnet(pack, family, make):
 def test_the_controlnet_of_z_image(pack):
     """A patch of the model that remembers where it is among the blocks, and so cannot meet two calls at a time."""
     model, positive = load_transformer("z_image"), prompt("z_image", TOKENS)
-    network = seeded(comfy.ldm.lumina.controlnet.ZImage_Control(dim=256, n_heads=4, n_kv_heads=4, multiple_of=16, ffn_dim_multiplier=0.5,
-                                                                n_control_layers=15, dtype=torch.float32, operations=OPERATIONS))
+    network = seeded(comfy.ldm.lumina.controlnet.ZImage_Control(dim=256, n_heads=4, n_kv_heads=4, multiple_of=16,
+                                                                ffn_dim_multiplier=0.5, n_control_layers=15,
+                                                                dtype=torch.float32, operations=OPERATIONS))
     vae, picture = AsVAE(latent("z_image", CONTENT, 9)["samples"]), torch.rand(1, 8 * CONTENT[0], 8 * CONTENT[1], 3)
     [controlled] = QwenImageDiffsynthControlnet().diffsynth_controlnet(model, patcher_of(network), vae, picture, 1.0)
     changed = check_formula(pack, controlled, "z_image", positive, picture_of("z_image", CONTENT))
@@ -136,7 +145,8 @@ def test_the_controlnet_of_z_image(pack):
 @pytest.mark.skipif("anima" not in KNOWN, reason="this ComfyUI does not serve Anima's attention")
 def test_the_controlnet_of_anima(pack):
     """LLLite: patches of what enters queries, keys and values."""
-    nodes, lllite = (importlib.import_module(name) for name in ("comfy_extras.nodes_model_patch", "comfy.ldm.anima.lllite"))
+    nodes, lllite = (importlib.import_module(name) for name in ("comfy_extras.nodes_model_patch",
+                                                                "comfy.ldm.anima.lllite"))
     model, positive, conditioning = load_transformer("anima"), prompt("anima", TOKENS), "lllite_conditioning1"
     shapes = {f"{conditioning}.conv1.weight": (8, 3, 4, 4), f"{conditioning}.conv3.weight": (16, 8, 4, 4),
               f"{conditioning}.proj.weight": (12, 16, 1, 1)}
@@ -172,13 +182,15 @@ def test_guidance_in_two_calls(pack, model, family, monkeypatch):
     assert relative_error(split, together) < 1e-4
 
 
-@pytest.mark.parametrize("family", [name for name in ("flux", "flux2", "qwen_image", "krea2", "z_image") if name in KNOWN])
+@pytest.mark.parametrize("family", [name for name in ("flux", "flux2", "qwen_image", "krea2", "z_image")
+                                    if name in KNOWN])
 def test_reference_latents(pack, family):
     """Editing models are shown a picture, behind the one they make or before it: its tokens stay as they are."""
     model = load_transformer(family, **{"default_ref_method": "index"} if family == "krea2" else {})
     entry = {"reference_latents": [latent(family, REFERENCE, 5)["samples"]]}
     positive = [[text, more | entry] for text, more in prompt(family, TOKENS)]
-    before = 2 * PADDED["z_image"] + 64 if family == "z_image" else TOKENS  # its prompt, padded, and the picture's 35 tokens
+    # Its prompt, padded, and the picture's 35 tokens.
+    before = 2 * PADDED["z_image"] + 64 if family == "z_image" else TOKENS
     changed = check_formula(pack, model, family, positive, picture_of(family, CONTENT, before))
     assert relative_error(changed, inverted(pack, model, family, CONTENT, 1)[0]["samples"]) > 1e-3
 
@@ -210,12 +222,15 @@ def test_what_another_pack_put_in_place_of_attention_is_called(pack, model, fami
 
 @pytest.fixture
 def fewer_heads(monkeypatch):
-    """Lumina 2 as a fork of the host has it: keys and values go to attention with the heads that they have, two for four of queries."""
+    """Lumina 2 as a fork of the host has it: keys and values go to attention with the heads that they have, two for
+    four of queries.
+    """
     widths = set()
 
     def grouped(q, k, v, heads, *args, **kwargs):
         widths.add(k.shape[1])
-        return comfy.ldm.modules.attention.optimized_attention_masked(q, k[:, ::2], v[:, ::2], heads, *args, enable_gqa=True, **kwargs)
+        return comfy.ldm.modules.attention.optimized_attention_masked(
+            q, k[:, ::2], v[:, ::2], heads, *args, enable_gqa=True, **kwargs)
 
     def apply():
         monkeypatch.setattr(comfy.ldm.lumina.model, "optimized_attention_masked", grouped)
@@ -224,8 +239,10 @@ def fewer_heads(monkeypatch):
     return apply
 
 
-@pytest.mark.skipif("enable_gqa" not in inspect.getsource(comfy.ldm.modules.attention), reason="this ComfyUI takes as many heads only")
-@pytest.mark.parametrize("options", [{}, dict(auto_temperature=True), dict(weight=0.6), dict(weight=0.6, auto_temperature=True)])
+@pytest.mark.skipif("enable_gqa" not in inspect.getsource(comfy.ldm.modules.attention),
+                    reason="this ComfyUI takes as many heads only")
+@pytest.mark.parametrize("options", [{}, dict(auto_temperature=True), dict(weight=0.6),
+                                     dict(weight=0.6, auto_temperature=True)])
 @pytest.mark.parametrize("device", ["auto", "recompute"])
 def test_keys_of_fewer_heads_than_queries(pack, fewer_heads, options, device):
     """The same result, also where styles are seen aside, and brought behind a prompt of another length."""
@@ -244,8 +261,8 @@ def test_keys_of_fewer_heads_than_queries(pack, fewer_heads, options, device):
 
 
 def on_top(model, sparse_below: float, calls_below: bool = False):
-    """A clone of MODEL as ComfyUI's BlockSparseAttention makes one: at every step it puts its attention on top of whatever is there,
-    and below a sigma that does not call it.
+    """A clone of MODEL as ComfyUI's BlockSparseAttention makes one: at every step it puts its attention on top of
+    whatever is there, and below a sigma that does not call it.
     """
     m, ours = model.clone(), set()
 
@@ -262,7 +279,8 @@ def on_top(model, sparse_below: float, calls_below: bool = False):
         options["optimized_attention_override"] = sparse_attention
 
     install(m.model_options["transformer_options"])
-    m.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, "sparse", lambda patcher, sigma, options: install(options["transformer_options"]))
+    m.add_callback_with_key(CallbacksMP.ON_PREPARE_STATE, "sparse", lambda patcher, sigma,
+                            options: install(options["transformer_options"]))
     return m
 
 
@@ -276,15 +294,17 @@ def test_attention_that_calls_nothing_below_is_refused(pack, model, family, dens
     for below in (1.01 * float(sigmas[dense_steps]), 0.0):
         [m] = pack.InjectStyleKV(model=on_top(model, below), content_features=content, style_features=style)
         if below:
-            with pytest.raises(ValueError, match=r"was injected into 0 of \d self-attentions, .*: .*on_top.*sparse_attention. Remove"):
+            told = r"was injected into 0 of \d self-attentions, .*: .*on_top.*sparse_attention. Remove"
+            with pytest.raises(ValueError, match=told):
                 sample_custom(m, positive, sigmas, noise)
         else:
             [plain] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
             assert torch.equal(*(sample_custom(each, positive, sigmas, noise)["samples"] for each in (m, plain)))
-    with pytest.raises(ValueError, match=r"did not reach all of the chosen blocks: .*sparse_attention stands in the place"):
+    with pytest.raises(ValueError,
+                       match=r"did not reach all of the chosen blocks: .*sparse_attention stands in the place"):
         inverted(pack, on_top(model, 1000.0), family, CONTENT, 1)
-    record_property("beside", ("ComfyUI, newer", "BlockSparseAttention, by its contract", "refused where it is sparse: calls no attention "
-                                                                                       "below its own"))
+    record_property("beside", ("ComfyUI, newer", "BlockSparseAttention, by its contract",
+                               "refused where it is sparse: calls no attention below its own"))
 
 
 def test_blocks_that_a_cache_leaves_out_are_told(pack, caplog, record_property):
@@ -301,7 +321,8 @@ def test_blocks_that_a_cache_leaves_out_are_told(pack, caplog, record_property):
     [m] = pack.InjectStyleKV(model=m, content_features=content, style_features=content)
     assert sample_custom(m, positive, sigmas, noise)["samples"].isfinite().all()
     assert "At 2 of these steps another node left out some of them, as caches of blocks do." in caplog.messages
-    record_property("beside", ("any", "caches of a transformer's blocks", "compose, and the log tells at how many steps"))
+    record_property("beside", ("any", "caches of a transformer's blocks",
+                               "compose, and the log tells at how many steps"))
 
 
 @pytest.mark.parametrize("device", ["auto", "recompute"])
@@ -336,7 +357,8 @@ def test_a_mask_between_parts_of_the_picture_is_refused(pack):
     regional[:, -3:, TOKENS:TOKENS + 5] = -torch.inf
 
     m = model.clone()
-    m.set_model_patch_replace(lambda args, extra: extra["original_block"](args | {"attn_mask": regional}), "dit", "double_block", 1)
+    m.set_model_patch_replace(lambda args, extra: extra["original_block"](args | {"attn_mask": regional}), "dit",
+                              "double_block", 1)
     [m] = pack.InjectStyleKV(model=m, content_features=content, style_features=content)
     with pytest.raises(ValueError, match="masks the attention between parts of the picture"):
         sample_custom(m, positive, sigmas, noise)
@@ -361,4 +383,5 @@ def test_a_compiled_model(pack):
     compiled = TorchCompileModel().execute(model, "cudagraphs").result[0]
     compiled.model_options["torch_compile_kwargs"]["backend"] = "eager"
     inputs = dict(content=latent("z_image", CONTENT, 1), style=latent("z_image", STYLE, 2), positive=positive, steps=2)
-    assert relative_error(stylize(pack, model=compiled, **inputs)["samples"], stylize(pack, model=model, **inputs)["samples"]) < 1e-4
+    assert relative_error(stylize(pack, model=compiled, **inputs)["samples"],
+                          stylize(pack, model=model, **inputs)["samples"]) < 1e-4

@@ -48,7 +48,8 @@ def sections(node: str, language: str) -> dict[str, str]:
 
 def rows(section: str) -> list[list[str]]:
     """The cells of its table, without the two rows of the head."""
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines()
+            if line.startswith("|")][2:]
 
 
 def label(id: str, translation: dict, language: str) -> str:
@@ -83,7 +84,8 @@ def test_there_is_nothing_but_these_pages():
 
 def test_pages_name_inputs_and_defaults(info, language):
     translations = CHINESE[info["name"]]["inputs"]
-    expected = [[label(name, translations[name], language), default(options, language)] for name, options in inputs(info).items()]
+    expected = [[label(name, translations[name], language), default(options, language)]
+                for name, options in inputs(info).items()]
     assert [cells[:2] for cells in rows(sections(info["name"], language)["inputs"])] == expected
 
 
@@ -100,7 +102,8 @@ def test_pages_speak_of_options_that_exist(info, language):
 
 
 def test_pages_quote_errors_that_exist(info, language):
-    code = "".join(path.read_text(encoding="utf-8") for folder in ("nodes", "styleid_core") for path in (ROOT / folder).rglob("*.py"))
+    code = "".join(path.read_text(encoding="utf-8") for folder in ("nodes", "styleid_core")
+                   for path in (ROOT / folder).rglob("*.py"))
     code = re.sub(r'"\s*\n\s*f?"', "", code)
     quotes = [cells[0] for cells in rows(sections(info["name"], language)["errors"])]
     assert quotes == [cells[0] for cells in rows(sections(info["name"], "en")["errors"])]
@@ -109,13 +112,15 @@ def test_pages_quote_errors_that_exist(info, language):
 
 @pytest.mark.parametrize("denial", [r"\*([^*]+)\* has no setting", r"\*([^*]+)\* ?没有单独的设置"])
 def test_pages_deny_no_setting_of_another_node(denial):
-    assert [(path.name, found) for path in DOCS.rglob("*.md") for found in re.findall(denial, path.read_text(encoding="utf-8"))] == []
+    assert [(path.name, found) for path in DOCS.rglob("*.md")
+            for found in re.findall(denial, path.read_text(encoding="utf-8"))] == []
 
 
 def test_all_is_translated_and_nothing_else(info):
     translation = CHINESE[info["name"]]
     assert translation.keys() == {"display_name", "description", "inputs", "outputs"}
-    assert {name: each.keys() for name, each in translation["inputs"].items()} == dict.fromkeys(inputs(info), {"name", "tooltip"})
+    translated = {name: each.keys() for name, each in translation["inputs"].items()}
+    assert translated == dict.fromkeys(inputs(info), {"name", "tooltip"})
     # An output that has only its type for a name is named by the frontend.
     assert {i: each.keys() for i, each in translation["outputs"].items()} == {
         str(i): {"tooltip"} if name == type_ else {"name", "tooltip"}

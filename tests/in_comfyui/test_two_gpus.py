@@ -1,4 +1,6 @@
-"""ComfyUI's MultiGPU CFG Split: the prompts run at a time, each in a thread and on a device of its own. Here both are the processor."""
+"""ComfyUI's MultiGPU CFG Split: the prompts run at a time, each in a thread and on a device of its own. Here both are
+the processor.
+"""
 
 import gc
 
@@ -44,7 +46,8 @@ def split(model, family):
     """MODEL with a clone on another device, as MultiGPU CFG Split makes it."""
     base = model.clone()
     twin = base.clone()
-    twin.model, twin.load_device, twin.is_multigpu_base_clone, twin.parent = load(family).model, torch.device("cpu", 0), True, None
+    twin.model, twin.load_device = load(family).model, torch.device("cpu", 0)
+    twin.is_multigpu_base_clone, twin.parent = True, None
     base.set_additional_models("multigpu", [twin])
     return base
 
@@ -54,7 +57,8 @@ def inputs(family, case):
     """(LATENTs of content and style, CONDITIONING, negative)."""
     if family == "unet":
         return case.content, case.style, case.positive, [[case["context"].flip(1) * 2, {}]]
-    return (latent(family, CONTENT, 1), latent(family, STYLE, 2), prompt(family, TOKENS), prompt(family, TOKENS, seed=1))
+    return (latent(family, CONTENT, 1), latent(family, STYLE, 2), prompt(family, TOKENS),
+            prompt(family, TOKENS, seed=1))
 
 
 @pytest.fixture
@@ -65,10 +69,12 @@ def transfer(pack, model, inputs):
     def inverted(device):
         [recording] = pack.CaptureSelfAttention(model=model, feature_device=device)
         (noise, features, sigmas), (_, style_features, _) = (
-            pack.DDIMInvert(model=recording, latent=each, positive=positive, steps=STEPS, schedule="ddim") for each in (content, style))
+            pack.DDIMInvert(model=recording, latent=each, positive=positive, steps=STEPS, schedule="ddim")
+            for each in (content, style))
 
         def run(sampled, **injection):
-            [m] = pack.InjectStyleKV(model=sampled, content_features=features, style_features=style_features, **injection)
+            [m] = pack.InjectStyleKV(model=sampled, content_features=features, style_features=style_features,
+                                     **injection)
             return sample_custom(m, positive, sigmas, noise, cfg=3.0, negative=negative)["samples"]
 
         return run
@@ -77,7 +83,8 @@ def transfer(pack, model, inputs):
 
 
 @pytest.mark.parametrize("device", ["auto", "recompute"])
-@pytest.mark.parametrize("injection", [dict(), dict(inject_into="cond"), dict(weight=0.6)], ids=["both", "cond", "weight"])
+@pytest.mark.parametrize("injection", [dict(), dict(inject_into="cond"), dict(weight=0.6)],
+                         ids=["both", "cond", "weight"])
 def test_two_devices_give_what_one_gives(transfer, model, split, device, injection, record_property):
     run = transfer(device)
     expected = run(model, **injection)
@@ -105,7 +112,8 @@ def test_an_inversion_is_made_on_one(pack, model, split, inputs):
     noises = []
     for each in (model, split):
         [recording] = pack.CaptureSelfAttention(model=each)
-        noises.append(pack.DDIMInvert(model=recording, latent=content, positive=positive, steps=STEPS, schedule="ddim")[0]["samples"])
+        noises.append(pack.DDIMInvert(model=recording, latent=content, positive=positive, steps=STEPS,
+                                      schedule="ddim")[0]["samples"])
     assert torch.equal(*noises)
 
 

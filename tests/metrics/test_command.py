@@ -1,4 +1,6 @@
-"""What python -m styleid_core.metrics says about mistakes; what can be measured beside a bad picture or pair is measured."""
+"""What python -m styleid_core.metrics says about mistakes; what can be measured beside a bad picture or pair is
+measured.
+"""
 
 import json
 import shutil
@@ -78,7 +80,8 @@ def test_a_small_picture_is_named_and_the_rest_is_measured(table, weights):
         file.write("a.png,b.png,small.png\nsmall.png,b.png,c.png\n")
     report = measure(table, "--weights", weights, metric="lpips")
     assert report["pairs"] == 3
-    assert report["skipped"] == [{"file": "small.png", "reason": "it has 40 x 20 pixels, and these metrics need 31 to each side"}]
+    assert report["skipped"] == [{"file": "small.png", "reason": "it has 40 x 20 pixels, and these metrics need 31 to "
+                                                                 "each side"}]
 
 
 def test_a_name_that_is_too_long(table):
@@ -117,7 +120,8 @@ FILES = {
 def test_foreign_weights(tmp_path, monkeypatch, name, loader, content):
     monkeypatch.chdir(tmp_path)
     FILES[content](tmp_path / name)
-    with pytest.raises(ValueError, match=f"{name} (is broken, or no file of weights|is no file of weights|has the weights of another)"):
+    with pytest.raises(ValueError, match=f"{name} (is broken, or no file of weights|is no file of weights|has the "
+                                         "weights of another)"):
         loader(tmp_path, torch.device("cpu"))
     assert not Path("written").exists()
 
@@ -134,7 +138,8 @@ def test_weights_with_flipped_bits(table, weights, tmp_path):
     path = tmp_path / "damaged" / ALEXNET.name
     torch.save({name: tensor * torch.nan for name, tensor in torch.load(path).items()}, path)
     said = measure(table, "--weights", tmp_path / "damaged", metric="lpips")
-    assert said.startswith("error: A network gives NaN for ") and said.endswith("so its file of weights is damaged. Download it again.")
+    assert said.startswith("error: A network gives NaN for ")
+    assert said.endswith("so its file of weights is damaged. Download it again.")
 
 
 @pytest.mark.parametrize("content", FILES)

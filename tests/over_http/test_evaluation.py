@@ -41,7 +41,9 @@ def protocol(tmp_path):
 
 @pytest.fixture
 def history(server):
-    """history(): what the server did in this test, [{node class: inputs}, class names that came from its cache, succeeded], in order."""
+    """history(): what the server did in this test, [{node class: inputs}, class names that came from its cache,
+    succeeded], in order.
+    """
     known = set(json.loads(asyncio.run(fetch(server.url, "/history"))))
 
     def read():
@@ -66,8 +68,9 @@ def made(runs: list) -> list[tuple]:
 
 
 def start(arguments: list[str]) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "tools.protocol", *arguments], cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, env=os.environ | {"PYTHONUNBUFFERED": "1"})
+    return subprocess.Popen([sys.executable, "-m", "tools.protocol", *arguments], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                            env=os.environ | {"PYTHONUNBUFFERED": "1"})
 
 
 def wait_for(condition, seconds: float = 60):
@@ -98,7 +101,8 @@ def test_inversions_are_shared_and_a_broken_picture_is_left_out(server, protocol
     runs = history()
     assert len(runs) == len(set(made(runs))) == 8
     order = [(style, content) for content, style, _ in made(runs)]
-    assert len(list(groupby(order))) == 4 and len(list(groupby(style for style, _ in order))) == 2, "ComfyUI keeps the last prompt only"
+    styles = list(groupby(style for style, _ in order))
+    assert len(list(groupby(order))) == 4 and len(styles) == 2, "ComfyUI keeps the last prompt only"
     inverted = [id for _, cached, _ in runs for id in ("content", "style") if id not in cached]
     assert inverted.count("style") <= 2, "a style was inverted again"
     assert inverted.count("content") <= 4, "a content was inverted again for another gamma"
@@ -106,13 +110,16 @@ def test_inversions_are_shared_and_a_broken_picture_is_left_out(server, protocol
 
 @pytest.mark.parametrize(("contents", "styles"), [(3, 2), (2, 3)])
 def test_with_files_each_picture_is_inverted_once(server, history, tmp_path, contents, styles):
-    pictures = [ROOT / "tests" / "pictures" / f"{name}.jpg" for name in ("astronaut", "chelsea", "coffee", "rocket", "camera")]
+    pictures = [ROOT / "tests" / "pictures" / f"{name}.jpg"
+                for name in ("astronaut", "chelsea", "coffee", "rocket", "camera")]
     pairs = all_pairs(pictures[:contents], pictures[contents:])
     results = Results(tmp_path, pairs, [Setting(0.75, 1.5), Setting(0.3, 1.5)])
     asyncio.run(free(server.url))
-    asyncio.run(servers.stylize_on_servers([server.url], Method(None, 64, 3 + contents, "auto", "official"), results, files=True))
+    asyncio.run(servers.stylize_on_servers([server.url], Method(None, 64, 3 + contents, "auto", "official"), results,
+                                           files=True))
     assert results.done == len(pairs) * 2 and not results.failed
-    inverted = Counter(id for inputs, cached, _ in history() for id in ("content", "style") if "steps" in inputs[id] and id not in cached)
+    inverted = Counter(id for inputs, cached, _ in history() for id in ("content", "style") if "steps" in inputs[id]
+                       and id not in cached)
     assert inverted == {"content": contents, "style": styles}
 
 
@@ -122,7 +129,8 @@ def test_the_built_in_transformer_is_evaluated_with_its_positions(server, protoc
     assert pictures(tmp_path).keys() == NAMES
     inputs, _, _ = history()[0]
     assert inputs["inject"]["model"] == inputs["capture"]["model"] == ["positions", 0]
-    declared = json.loads(asyncio.run(fetch(server.url, "/object_info/StyleIDPositions")))["StyleIDPositions"]["input"]["required"]
+    declared = json.loads(asyncio.run(fetch(server.url,
+                                            "/object_info/StyleIDPositions")))["StyleIDPositions"]["input"]["required"]
     assert {name: options["default"] for name, (_, options) in declared.items() if name != "model"} == POSITIONS
     assert main(command) == 1, "the folder was begun with another model"
 
@@ -174,7 +182,8 @@ def test_a_failed_picture_is_named_and_tried_once(server, protocol, history, cap
 def test_no_server_is_left(protocol, monkeypatch, capsys):
     monkeypatch.setattr(servers, "RETRY_SECONDS", (0, 0.1))
     assert main([*protocol, "--server", "http://127.0.0.1:9"]) == 1
-    assert "error: No server is left: 0 of 4 pictures are done. The same command goes on from there." in capsys.readouterr().err
+    assert ("error: No server is left: 0 of 4 pictures are done. The same command goes on from there."
+            in capsys.readouterr().err)
 
 
 def test_a_checkpoint_that_the_server_does_not_have(server, protocol, capsys):
@@ -191,7 +200,9 @@ def test_a_folder_keeps_to_one_method(server, protocol, capsys):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_killed_worker_of_a_cluster_is_replaced(protocol, tmp_path):
-    """Ray on two nodes of one processor each, on this machine: an actor is killed at work, and its pair is made all the same."""
+    """Ray on two nodes of one processor each, on this machine: an actor is killed at work, and its pair is made all the
+    same.
+    """
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     cluster = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
@@ -211,7 +222,8 @@ def test_a_killed_worker_of_a_cluster_is_replaced(protocol, tmp_path):
 
 
 def actors() -> list[psutil.Process]:
-    return [process for process in psutil.process_iter(["name"]) if (process.info["name"] or "").startswith("ray::ComfyUI")]
+    return [process for process in psutil.process_iter(["name"])
+            if (process.info["name"] or "").startswith("ray::ComfyUI")]
 
 
 def comfyui_of(actor: psutil.Process) -> list[psutil.Process]:

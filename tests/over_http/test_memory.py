@@ -14,7 +14,9 @@ STEPS = (5, 6)
 
 @pytest.fixture
 def peak_memory(server):
-    """peak_memory(work): (result of `work`, the server's resident memory in MB at most, looked at every 10 ms, and after it)."""
+    """peak_memory(work): (result of `work`, the server's resident memory in MB at most, looked at every 10 ms, and
+    after it).
+    """
     process = psutil.Process(server.pid)
 
     def measure(work):
@@ -36,8 +38,8 @@ def peak_memory(server):
 
 @pytest.fixture
 def sampling(prompt):
-    """(graph, inputs of its StyleID Sampler): a transfer that ends in a latent. Without the autoencoder, whose activations are larger
-    than the features and come and go as they like.
+    """(graph, inputs of its StyleID Sampler): a transfer that ends in a latent. Without the autoencoder, whose
+    activations are larger than the features and come and go as they like.
     """
     graph = prompt("styleid_simple")
     [id] = [id for id, node in graph.items() if node["class_type"] == "StyleIDSampler"]
@@ -51,7 +53,8 @@ def sampling(prompt):
 def style_files(graph: dict, sampler: dict, run) -> dict[int, str]:
     """The style inverted into a file for each number of steps."""
     nodes = {"capture": {"class_type": "CaptureSelfAttention", "inputs": {"model": sampler["model"], "blocks": "auto"}}}
-    settings = {"model": ["capture", 0], "latent": sampler["style"], "positive": sampler["positive"], "schedule": "official"}
+    settings = {"model": ["capture", 0], "latent": sampler["style"], "positive": sampler["positive"],
+                "schedule": "official"}
     for steps in STEPS:
         inverted = f"invert {steps}"
         nodes[inverted] = {"class_type": "DDIMInvert", "inputs": settings | {"steps": steps}}

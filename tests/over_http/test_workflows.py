@@ -63,7 +63,8 @@ def test_one_progress_bar_with_previews_over_the_whole_method(server, prompt, ru
 
 
 def test_cancelling_stops_at_once_and_loses_nothing(server, prompt, run, picture):
-    asyncio.run(free(server.url))  # or what a test before has inverted alone, and not in one batch, gives other roundings
+    # Or what a test before has inverted alone, and not in one batch, gives other roundings.
+    asyncio.run(free(server.url))
     graph, other = prompt("styleid_simple"), prompt("styleid_simple")
     for each in (graph, other):
         [sampler] = find(each, "StyleIDSampler")
@@ -95,7 +96,9 @@ def test_changing_gamma_runs_only_the_sampling(prompt, run):
 
 
 def test_frames_in_small_batches(prompt, run):
-    """Rebatch Latents before the sampler: ComfyUI runs it for each small batch, and the features of one are all there are."""
+    """Rebatch Latents before the sampler: ComfyUI runs it for each small batch, and the features of one are all there
+    are.
+    """
     graph = prompt("styleid_simple")
     [sampler] = find(graph, "StyleIDSampler")
     graph["frames"] = {"class_type": "RepeatLatentBatch", "inputs": {"samples": sampler["content"], "amount": 3}}

@@ -1,4 +1,6 @@
-"""One table and one plot of several reports: python -m tools.bench.compare NAME=report.json ... --out FILE (without suffix)."""
+"""One table and one plot of several reports: python -m tools.bench.compare NAME=report.json ... --out FILE (without
+suffix).
+"""
 
 import argparse
 import json

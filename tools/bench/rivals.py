@@ -1,4 +1,6 @@
-"""Style transfer methods to measure beside StyleID: python -m tools.bench.rivals {adain,magenta,content,style} --content DIR ..."""
+"""Style transfer methods to measure beside StyleID: python -m tools.bench.rivals {adain,magenta,content,style}
+--content DIR ...
+"""
 
 import argparse
 from collections.abc import Callable
@@ -47,17 +49,21 @@ def adain_decoder() -> nn.Sequential:
 
 def convolutions(*channels: int) -> list[nn.Module]:
     """3x3 convolutions with reflected borders, each with a ReLU, from one number of channels to the next."""
-    return [layer for n_in, n_out in pairwise(channels) for layer in (nn.ReflectionPad2d(1), nn.Conv2d(n_in, n_out, 3), nn.ReLU())]
+    return [layer for n_in, n_out in pairwise(channels)
+            for layer in (nn.ReflectionPad2d(1), nn.Conv2d(n_in, n_out, 3), nn.ReLU())]
 
 
 def load_magenta(weights: Path) -> Stylize:
     """Magenta's arbitrary image stylization (Ghiasi et al. 2017, arXiv 1705.06830), its small MobileNet version.
 
-    One network predicts 100 numbers from the style at 256 x 256, the other stylizes the content at 384 x 384; both sizes are fixed.
+    One network predicts 100 numbers from the style at 256 x 256, the other stylizes the content at 384 x 384; both
+    sizes are fixed.
     """
     options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.disable_quant_qdq", "1")  # in float: 8-bit sums overflow on processors without VNNI
-    predict, transform = (onnxruntime.InferenceSession(weights / f"arbitrary_{name}.onnx", options, ["CPUExecutionProvider"])
+    # In float: 8-bit sums overflow on processors without VNNI.
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    predict, transform = (onnxruntime.InferenceSession(weights / f"arbitrary_{name}.onnx", options,
+                                                       ["CPUExecutionProvider"])
                           for name in ("predict", "transform"))
     [style_input], [content_input, bottleneck_input] = predict.get_inputs(), transform.get_inputs()
 
@@ -109,7 +115,8 @@ def main():
     parser.add_argument("method", choices=METHODS, help="content and style leave that picture unchanged")
     parser.add_argument("--content", type=Path, required=True, metavar="DIR")
     parser.add_argument("--style", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--weights", type=Path, default=WORK / "weights", metavar="DIR", help="as tools.bench.registry_weights writes it")
+    parser.add_argument("--weights", type=Path, default=WORK / "weights", metavar="DIR",
+                        help="as tools.bench.registry_weights writes it")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--side", type=int, default=256, help="width and height in pixels, a multiple of 8")
     options = parser.parse_args()

@@ -1,8 +1,8 @@
 """What the method costs beyond its model calls: python dev.py bench.
 
-On the same weights: as many calls of the bare model (the floor), this pack with features kept in several ways, and the straightforward
-way. Each runs in turn with the floor; on a CPU in a process of its own, where memory is counted by process. The weights are random, on
-which speed does not depend.
+On the same weights: as many calls of the bare model (the floor), this pack with features kept in several ways, and the
+straightforward way. Each runs in turn with the floor; on a CPU in a process of its own, where memory is counted by
+process. The weights are random, on which speed does not depend.
 """
 
 import argparse
@@ -36,12 +36,14 @@ from ..pack import load_pack, stylize
 from .straightforward import capturing, injecting
 
 SD1 = UNET | dict(model_channels=320, context_dim=768)
-SDXL = UNET | dict(model_channels=320, context_dim=2048, num_heads=-1, num_head_channels=64, use_linear_in_transformer=True,
-                   num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4], transformer_depth=[0, 0, 2, 2, 10, 10], transformer_depth_middle=10,
-                   transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10], num_classes="sequential", adm_in_channels=2816)
-FLUX = dict(image_model="flux", in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=4096, hidden_size=3072, mlp_ratio=4.0,
-            num_heads=24, depth=5, depth_single_blocks=10, axes_dim=[16, 56, 56], theta=10000, patch_size=2, qkv_bias=True,
-            guidance_embed=True, txt_ids_dims=[])
+SDXL = UNET | dict(model_channels=320, context_dim=2048, num_heads=-1, num_head_channels=64,
+                   use_linear_in_transformer=True, num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4],
+                   transformer_depth=[0, 0, 2, 2, 10, 10], transformer_depth_middle=10,
+                   transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10], num_classes="sequential",
+                   adm_in_channels=2816)
+FLUX = dict(image_model="flux", in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=4096, hidden_size=3072,
+            mlp_ratio=4.0, num_heads=24, depth=5, depth_single_blocks=10, axes_dim=[16, 56, 56], theta=10000,
+            patch_size=2, qkv_bias=True, guidance_embed=True, txt_ids_dims=[])
 GPU = torch.cuda.is_available()
 FLOOR, STRAIGHTFORWARD = "model calls alone", "straightforward"
 ON_A_GPU = {"auto, on the GPU": ("auto", "gpu"), "auto, in RAM": ("auto", "cpu"),
@@ -97,7 +99,8 @@ def random_model(case: Case):
     for name, parameter in patcher.model.diffusion_model.named_parameters():
         spread = 1 / math.sqrt(parameter[0].numel()) if parameter.ndim > 1 else 0.02
         drawn = torch.empty_like(parameter, device=patcher.load_device)
-        parameter.data.copy_(drawn.normal_(1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0, spread, generator=generator))
+        parameter.data.copy_(drawn.normal_(1.0 if parameter.ndim == 1 and name.endswith("weight") else 0.0, spread,
+                                           generator=generator))
     return patcher
 
 
@@ -117,7 +120,8 @@ class Run:
         network = self.model.model.diffusion_model
         (network.time_in if case.is_transformer else network.time_embed).register_forward_hook(self.count)
         self.positive = conditioning(case)
-        self.content, self.style = ({"samples": torch.randn(case.batch, case.channels, case.side, case.side)} for _ in range(2))
+        self.content, self.style = ({"samples": torch.randn(case.batch, case.channels, case.side, case.side)}
+                                    for _ in range(2))
 
     def count(self, *_):
         self.calls += 1
@@ -136,7 +140,8 @@ class Run:
     def five_nodes(self, steps: int, dtype: str, device: str) -> int:
         [recording] = self.pack.CaptureSelfAttention(model=self.model, blocks=self.case.blocks, feature_dtype=dtype,
                                                      feature_device=device)
-        (noise, content, sigmas), (style_noise, style, _) = (self.invert(recording, z, steps) for z in (self.content, self.style))
+        (noise, content, sigmas), (style_noise, style, _) = (self.invert(recording, z, steps)
+                                                             for z in (self.content, self.style))
         [start] = self.pack.LatentAdaIN(content=noise, style=style_noise)
         [m] = self.pack.InjectStyleKV(model=self.model, content_features=content, style_features=style)
         self.sample(m, start, sigmas)
@@ -145,14 +150,15 @@ class Run:
     def one_node(self, steps: int, device: str):
         # Copies, as the node remembers the inversions of the latents themselves.
         content, style = ({"samples": latent["samples"].clone()} for latent in (self.content, self.style))
-        stylize(self.pack, model=self.model, content=content, style=style, positive=self.positive, steps=steps, schedule="ddim",
-                blocks=self.case.blocks, feature_device=device)
+        stylize(self.pack, model=self.model, content=content, style=style, positive=self.positive, steps=steps,
+                schedule="ddim", blocks=self.case.blocks, feature_device=device)
 
     def straightforward(self, steps: int) -> int:
         [recording] = self.pack.CaptureSelfAttention(model=self.model, blocks=self.case.blocks)
         blocks = recording.model_options["transformer_options"]["styleid_capture"].blocks
         (content, q_content), (style, kv_style) = (capturing(self.model, blocks) for _ in range(2))
-        (noise, _, sigmas), (style_noise, _, _) = (self.invert(m, z, steps) for m, z in ((content, self.content), (style, self.style)))
+        (noise, _, sigmas), (style_noise, _, _) = (self.invert(m, z, steps)
+                                                   for m, z in ((content, self.content), (style, self.style)))
         [start] = self.pack.LatentAdaIN(content=noise, style=style_noise)
         self.sample(injecting(self.model, blocks, q_content, kv_style), start, sigmas)
         return size(q_content)
@@ -201,7 +207,8 @@ def measured_here(case: str, variants: list[str], steps: int, rounds: int) -> li
 
 def measured_apart(case: str, variants: list[str], steps: int, rounds: int) -> list[Measured]:
     """In another process."""
-    command = [sys.executable, "-m", "tools.bench.speed", "--one", case, *variants, "--steps", str(steps), "--rounds", str(rounds)]
+    command = [sys.executable, "-m", "tools.bench.speed", "--one", case, *variants, "--steps", str(steps), "--rounds",
+               str(rounds)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"{case}, {', '.join(variants)} failed:\n{done.stderr[-2000:]}")
@@ -229,9 +236,10 @@ def main():
         return
     machine = torch.cuda.get_device_name() if GPU else f"{platform.machine()}, {torch.get_num_threads()} threads"
     lines = ["# Speed and memory", "",
-             f"{time.strftime('%Y-%m-%d')}, {machine}, PyTorch {torch.__version__}, Python {platform.python_version()}, ComfyUI "
-             f"{comfyui_version.__version__}; {options.steps} steps, medians of {options.rounds} rounds. \"Over the floor\": compared "
-             "with as many calls of the bare model in the same round. Made by `python dev.py bench`.", ""]
+             f"{time.strftime('%Y-%m-%d')}, {machine}, PyTorch {torch.__version__}, Python "
+             f"{platform.python_version()}, ComfyUI {comfyui_version.__version__}; {options.steps} steps, medians of "
+             f"{options.rounds} rounds. \"Over the floor\": compared with as many calls of the bare model in the same "
+             "round. Made by `python dev.py bench`.", ""]
     for case in options.cases:
         rows = []
         variants = CASES[case].variants

@@ -1,4 +1,6 @@
-"""StyleID as one would write it first: q, k and v of every step kept in float32, and put back through attn1_replace with an own softmax."""
+"""StyleID as one would write it first: q, k and v of every step kept in float32, and put back through attn1_replace
+with an own softmax.
+"""
 
 from collections import defaultdict
 

@@ -49,13 +49,15 @@ def main():
     pack, model, positive = load_pack(), random_model(case), conditioning(case)
     latents = [{"samples": torch.randn(1, 4, case.side, case.side)} for _ in range(3)]
     [recording] = pack.CaptureSelfAttention(model=model, blocks=case.blocks)
-    (noise, content, sigmas), *styles = [pack.DDIMInvert(model=recording, latent=latent, positive=positive, steps=STEPS, schedule="ddim")
+    (noise, content, sigmas), *styles = [pack.DDIMInvert(model=recording, latent=latent, positive=positive,
+                                                         steps=STEPS, schedule="ddim")
                                          for latent in latents]
     models = {}
     for name, injections in VARIANTS.items():
         models[name] = model
         for (_, style, _), inputs in zip(styles, injections):
-            [models[name]] = pack.InjectStyleKV(model=models[name], content_features=content, style_features=style, **inputs)
+            [models[name]] = pack.InjectStyleKV(model=models[name], content_features=content, style_features=style,
+                                                **inputs)
     taken = {name: [] for name in VARIANTS}
     for number in range(ROUNDS + 1):
         say(f"Round {number} of {ROUNDS}")
@@ -63,9 +65,10 @@ def main():
             taken[name].append(seconds(variant, positive, sigmas, noise))
     rounds = {name: times[1:] for name, times in taken.items()}  # the first warms up
     lines = ["# Time of several styles", "",
-             f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, "
-             f"ComfyUI {comfyui_version.__version__}: {CASE}{'' if GPU else ' in a tenth of the width'}, {STEPS} sampling steps, "
-             f"medians of {ROUNDS} rounds. Made by `python -m tools.bench.styles`.", "", "| | seconds | of one style |", "|---|---:|---:|"]
+             f"{time.strftime('%Y-%m-%d')}, {platform.machine()}, {torch.get_num_threads()} threads, PyTorch "
+             f"{torch.__version__}, ComfyUI {comfyui_version.__version__}: "
+             f"{CASE}{'' if GPU else ' in a tenth of the width'}, {STEPS} sampling steps, medians of {ROUNDS} rounds. "
+             "Made by `python -m tools.bench.styles`.", "", "| | seconds | of one style |", "|---|---:|---:|"]
     for name, times in rounds.items():
         ratio = statistics.median(mine / one for mine, one in zip(times, rounds["one style"]))
         lines.append(f"| {name} | {statistics.median(times):.2f} | {ratio:.2f} |")

@@ -1,4 +1,5 @@
-"""What recomputing, int8 and the inversions leave of every family of transformers, and the memory that recomputing takes:
+"""What recomputing, int8 and the inversions leave of every family of transformers, and the memory that recomputing
+takes:
 
 MALLOC_MMAP_THRESHOLD_=65536 python -m tools.bench.transformers > TABLES
 
@@ -38,13 +39,15 @@ def round_trip(pack: SimpleNamespace, model, name: str, **options) -> float:
 
 def row(pack: SimpleNamespace, name: str) -> str:
     model = load_transformer(name, GAIN)
-    inputs = dict(model=model, content=latent(name, CONTENT, 1), style=latent(name, STYLE, 2), positive=prompt(name), steps=STEPS)
+    inputs = dict(model=model, content=latent(name, CONTENT, 1), style=latent(name, STYLE, 2), positive=prompt(name),
+                  steps=STEPS)
     kept = stylize(pack, **inputs)["samples"]
     recomputed = error(stylize(pack, feature_device="recompute", **inputs)["samples"], kept)
     int8 = error(stylize(pack, feature_dtype="int8", **inputs)["samples"], kept)
     trips = [round_trip(pack, model, name), round_trip(pack, model, name, refine=1),
              None if name == "cosmos_predict2" else round_trip(pack, model, name, inversion="fireflow")]
-    cells = [f"{value:.1e}" for value in (recomputed, int8)] + ["-" if value is None else f"{value:.1%}" for value in trips]
+    cells = [f"{value:.1e}" for value in (recomputed, int8)] + ["-" if value is None else f"{value:.1%}"
+                                                                for value in trips]
     return f"| {name} | {' | '.join(cells)} |"
 
 
@@ -70,12 +73,14 @@ def memory(pack: SimpleNamespace, name: str = "flux") -> list[str]:
     for device in ("recompute", "cpu"):
         [recording] = pack.CaptureSelfAttention(model=model, blocks="double 0-3, single 0-11", feature_device=device)
         (noise, content, sigmas), (_, style, _) = (
-            pack.DDIMInvert(model=recording, latent=latent(name, LARGE, seed), positive=positive, steps=2) for seed in (1, 2))
+            pack.DDIMInvert(model=recording, latent=latent(name, LARGE, seed), positive=positive, steps=2)
+            for seed in (1, 2))
         if device == "recompute":
             measured("one call", model, sigmas, noise)
             measured("a batch of three", model, sigmas, {"samples": noise["samples"].repeat(3, 1, 1, 1)})
         [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style)
-        measured("injected, recomputed" if device == "recompute" else "injected, kept (its features apart)", m, sigmas, noise)
+        measured("injected, recomputed" if device == "recompute" else "injected, kept (its features apart)", m, sigmas,
+                 noise)
     return rows
 
 

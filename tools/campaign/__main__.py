@@ -1,4 +1,6 @@
-"""python -m tools.campaign: draw faults from a seed until the time is over, then print how every try ended. Called by dev.py campaign."""
+"""python -m tools.campaign: draw faults from a seed until the time is over, then print how every try ended. Called by
+dev.py campaign.
+"""
 
 import argparse
 import contextlib

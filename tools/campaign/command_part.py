@@ -1,4 +1,6 @@
-"""Damaged inputs for the commands, as real processes: one sentence and a status that is not 0, or success that names what was left out."""
+"""Damaged inputs for the commands, as real processes: one sentence and a status that is not 0, or success that names
+what was left out.
+"""
 
 import json
 import math
@@ -54,11 +56,14 @@ def evaluation(rng: random.Random, place: Path, weights: Path, port: int) -> tup
         damage.draw_picture(place / "stylized" / f"{name}_stylized_s.png", 2)
     damage.draw_picture(place / "style" / "s.png", 3)
     table = place / "pairs.csv"
-    table.write_text(damage.HEADINGS + "\n" + "".join(f"content/{name}.png,style/s.png,stylized/{name}_stylized_s.png\n" for name in NAMES))
+    table.write_text(damage.HEADINGS + "\n"
+                     + "".join(f"content/{name}.png,style/s.png,stylized/{name}_stylized_s.png\n" for name in NAMES))
     folders = {f"--{name}": place / name for name in ("content", "style", "stylized")}
-    options = {**({"--pairs": table} if rng.random() < 0.3 else folders), "--metrics": "histogram", "--out": place / "report.json",
+    options = {**({"--pairs": table} if rng.random() < 0.3 else folders), "--metrics": "histogram",
+               "--out": place / "report.json",
                "--device": "cpu"}
-    what = rng.choice(("picture", "picture", "folder", "table", "weights", "out", "kept", "device", "metrics", "options"))
+    what = rng.choice(("picture", "picture", "folder", "table", "weights", "out", "kept", "device", "metrics",
+                       "options"))
     how = ""
     if what == "picture":
         path = rng.choice(sorted(path for path in place.rglob("*.png")))
@@ -78,8 +83,9 @@ def evaluation(rng: random.Random, place: Path, weights: Path, port: int) -> tup
     elif what == "out":
         (place / "file").write_text("")
         (place / "folder.json").mkdir()
-        how = rng.choice((str(place / "folder.json"), str(place / "file" / "report.json"), "/proc/report.json", str(place / "report.txt"),
-                          str(place / "report"), "", str(place / "new" / "deep" / "report.md"), str(place / ("x" * 300 + ".json")),
+        how = rng.choice((str(place / "folder.json"), str(place / "file" / "report.json"), "/proc/report.json",
+                          str(place / "report.txt"), str(place / "report"), "",
+                          str(place / "new" / "deep" / "report.md"), str(place / ("x" * 300 + ".json")),
                           str(place / "report.JSON"), ".json", "/dev/full.csv"))
         options["--out"] = how
     elif what == "kept":
@@ -114,19 +120,23 @@ def developing(rng: random.Random, place: Path, weights: Path, port: int) -> tup
     (place / "file").write_text("")
     (place / "main.py").mkdir()
     pairs = ["--content", place / "content", "--style", place / "style", "--out", place / "out"]
-    nowhere = rng.choice((place / "missing.png", place / "empty", "", "\u2603", "x" * 300, place / "file" / "picture.png"))
+    nowhere = rng.choice((place / "missing.png", place / "empty", "", "\u2603", "x" * 300,
+                          place / "file" / "picture.png"))
     tries = {
         "a file that is not there": [rng.choice(("demo", "serve")), rng.choice(("--checkpoint", "--content")), nowhere],
         "a port": ["serve", "--port", rng.choice((port, "-1", "99999", "http", "", "1e3"))],
-        "a ComfyUI": ["demo", "--comfyui", rng.choice((place / "missing", place / "empty", place / "file", place, "\u2603"))],
+        "a ComfyUI": ["demo", "--comfyui", rng.choice((place / "missing", place / "empty", place / "file", place,
+                                                       "\u2603"))],
         "a version": ["test", "--host", rng.choice(("0.0.1", "", "newest", "0.30"))],
         "two ComfyUIs": ["test", "--host", "0.30.0", "--comfyui", place],
         "no command": rng.choice(([], ["dem"], ["--help-me"], ["demo", "serve"], ["figures", "--now"])),
         "pictures to stylize": ["evaluate", *same_host(), *pairs],
         "settings to stylize with": ["evaluate", *same_host(), *pairs, *rng.choice((
-            ["--gamma", "many"], ["--steps", "few"], ["--side", "0"], ["--side", "-8"], ["--server", "localhost"], ["--ray"], ["--metrics"],
-            ["--checkpoint", place / "missing"], ["--server", f"http://127.0.0.1:{port}", "--ray", "auto"]))],
-        "training": ["train", *same_host(), *rng.choice((["--images", place / "missing"], ["--images", place / "empty"], ["--images"]))],
+            ["--gamma", "many"], ["--steps", "few"], ["--side", "0"], ["--side", "-8"], ["--server", "localhost"],
+            ["--ray"], ["--metrics"], ["--checkpoint", place / "missing"],
+            ["--server", f"http://127.0.0.1:{port}", "--ray", "auto"]))],
+        "training": ["train", *same_host(),
+                     *rng.choice((["--images", place / "missing"], ["--images", place / "empty"], ["--images"]))],
     }
     name = rng.choice(list(tries))
     arguments = tries[name]
@@ -137,10 +147,12 @@ def developing(rng: random.Random, place: Path, weights: Path, port: int) -> tup
 
 
 def judge(tried: str, command: list[str], place: Path) -> Outcome:
-    environment = {name: value for name, value in os.environ.items() if name != "COMFYUI_PATH"} | {"TORCH_HOME": str(place / "hub")}
+    environment = {name: value for name, value in os.environ.items()
+                   if name != "COMFYUI_PATH"} | {"TORCH_HOME": str(place / "hub")}
     shown = " ".join(part.replace(str(place), "PLACE")[:100] for part in command)
-    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
+    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, env=environment,
+                               stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                               errors="replace", start_new_session=True)
     try:
         out, errors = process.communicate(timeout=SECONDS)
     except subprocess.TimeoutExpired:
@@ -155,7 +167,8 @@ def judge(tried: str, command: list[str], place: Path) -> Outcome:
     if process.returncode:
         told = any(re.search(r"error: \S+ \S+", line) for line in lines)  # below it, what was left out and why
         return Outcome(tried, "refused" if told else "raw", f"{last} ({shown})")
-    rows = (place / "pairs.csv").read_bytes().split()[1:] if "--pairs" in command else NAMES  # of a table that was cut, fewer
+    # Of a table that was cut, fewer.
+    rows = (place / "pairs.csv").read_bytes().split()[1:] if "--pairs" in command else NAMES
     asked = min(len(rows), len(NAMES))
     return Outcome(tried, *judge_report(place / "report.json", asked, shown))
 

@@ -2,7 +2,8 @@
 
 from .graphs import OURS
 
-PASSED_ON = {"CaptureSelfAttention": "model", "InjectStyleKV": "model", "LatentAdaIN": "content", "DDIMInvert": "latent",
+PASSED_ON = {"CaptureSelfAttention": "model", "InjectStyleKV": "model", "LatentAdaIN": "content",
+             "DDIMInvert": "latent",
              "StyleIDStartFrequencies": "noise", "StyleIDPositions": "model"}
 
 
@@ -14,8 +15,8 @@ def without_us(prompt: dict) -> dict:
         inputs = {key: past_us(prompt, node["inputs"].get(key)) for key in ("model", "content", "positive")}
         if node["class_type"] == "StyleIDSampler":
             control[name] = {"class_type": "KSampler", "inputs": dict(
-                model=inputs["model"], seed=0, steps=2, cfg=1.0, sampler_name="euler", scheduler="normal", positive=inputs["positive"],
-                negative=inputs["positive"], latent_image=inputs["content"], denoise=1.0)}
+                model=inputs["model"], seed=0, steps=2, cfg=1.0, sampler_name="euler", scheduler="normal",
+                positive=inputs["positive"], negative=inputs["positive"], latent_image=inputs["content"], denoise=1.0)}
         elif node["class_type"] == "DDIMInvert":
             control[sigmas_of(name)] = {"class_type": "BasicScheduler", "inputs": dict(
                 model=inputs["model"], scheduler="ddim_uniform", steps=2, denoise=1.0)}
@@ -27,7 +28,8 @@ def behind_us(prompt: dict, name: str) -> bool:
     seen, new = set(), {name}
     while new:
         seen |= new
-        links = (value for node in new for value in prompt[node]["inputs"].values() if isinstance(value, list) and value)
+        links = (value for node in new for value in prompt[node]["inputs"].values() if isinstance(value, list)
+                 and value)
         new = {str(name) for name, *_ in links} & prompt.keys() - seen
     return any(prompt[node]["class_type"] in OURS for node in seen)
 

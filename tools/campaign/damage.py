@@ -91,7 +91,8 @@ TABLES = FILES | {
     "only headings": lambda path: path.write_text(HEADINGS + "\n"),
     "other headings": lambda path: path.write_text(path.read_text().replace(HEADINGS, "a,b,c")),
     "a short line": lambda path: path.write_text(path.read_text() + "content/a.png\n"),
-    "a long line": lambda path: path.write_text(path.read_text() + "content/a.png,style/s.png,stylized/a_stylized_s.png,more,and more\n"),
+    "a long line": lambda path: path.write_text(
+        path.read_text() + "content/a.png,style/s.png,stylized/a_stylized_s.png,more,and more\n"),
     "empty cells": lambda path: path.write_text(path.read_text() + ",,\n"),
     "blank lines": lambda path: path.write_text(path.read_text() + "\n\n"),
     "utf-16": lambda path: path.write_text(path.read_text(), encoding="utf-16"),

@@ -29,16 +29,19 @@ def is_ours(frame: str) -> bool:
 def is_sentence(message: str) -> bool:
     """Begins as a sentence or with the name of a setting, says something, and ends with a full stop."""
     begins = re.match(r'[A-Z][a-z]* \w+|[a-z_]+ ["\d\-]|"', message)
-    return bool(begins) and message.rstrip().endswith((".", "?", "!")) and len(message.split()) >= 5 and len(message) <= LONGEST
+    return bool(begins) and message.rstrip().endswith((".", "?",
+                                                       "!")) and len(message.split()) >= 5 and len(message) <= LONGEST
 
 
 def is_refusal(error: Error) -> bool:
     """A ValueError that our code raises itself, in a sentence."""
-    return error.kind == "ValueError" and bool(error.frames) and is_ours(error.frames[-1]) and is_sentence(error.message)
+    ours = bool(error.frames) and is_ours(error.frames[-1])
+    return ours and error.kind == "ValueError" and is_sentence(error.message)
 
 
 def told(error: Error) -> str:
     """The error and the last place of ours that it passed."""
     places = [frame.strip().splitlines()[0] for frame in error.frames if is_ours(frame)]
-    place = re.sub(r'File "[^"]*?((?:nodes|styleid_core)/[^"]*)", line (\d+), in (\w+)', r"\1:\2 \3", places[-1]) if places else "elsewhere"
+    place = re.sub(r'File "[^"]*?((?:nodes|styleid_core)/[^"]*)", line (\d+), in (\w+)', r"\1:\2 \3",
+                   places[-1]) if places else "elsewhere"
     return f"{error.kind}: {error.message} [{place}]"

@@ -1,4 +1,5 @@
-"""Faults in the middle of transfers, in this process: what is raised comes back, nothing stays, the next transfer is the same.
+"""Faults in the middle of transfers, in this process: what is raised comes back, nothing stays, the next transfer is
+the same.
 
 Everything is looked at after every single fault, so that a fault is to blame for what is found after it.
 """
@@ -21,7 +22,8 @@ from .outcome import Outcome
 from .residue import Bench
 
 POOL, CASES = 8, 400  # so many transfers, drawn anew after so many cases
-CLOSE = {"auto": 2e-3, "fp16": 2e-2, "bf16": 2e-2, "int8": 2e-2}  # of the same transfer in one node and in five, by feature_dtype
+# Of the same transfer in one node and in five, by feature_dtype.
+CLOSE = {"auto": 2e-3, "fp16": 2e-2, "bf16": 2e-2, "int8": 2e-2}
 
 
 class FaultPart:
@@ -42,7 +44,8 @@ class FaultPart:
             self.layers = called_layers(self.bench.model, self.bench.draw)
             self.bench.settle()
 
-    def run(self, transfer: transfers.Transfer, place: str | None = None, layer: str = "", trigger: Trigger | None = None) -> torch.Tensor:
+    def run(self, transfer: transfers.Transfer, place: str | None = None, layer: str = "",
+            trigger: Trigger | None = None) -> torch.Tensor:
         with torch.inference_mode():
             if place is None:
                 return transfers.run(self.pack, self.bench.model, transfer)
@@ -51,7 +54,8 @@ class FaultPart:
 
     def attempt(self, case: int) -> list[Outcome]:
         rng = random.Random(f"{self.seed} faults {case}")
-        transfer = transfers.random_transfer(random.Random(f"{self.seed} transfers {case // CASES} {rng.randrange(POOL)}"))
+        transfer = transfers.random_transfer(random.Random(f"{self.seed} transfers {case // CASES} "
+                                                           f"{rng.randrange(POOL)}"))
         place, error, layer = rng.choice(list(PLACES)), rng.choice([INTERRUPT, *ERRORS]), rng.choice(self.layers)
         outcomes = self.compare_nodes(transfer)
         reference = self.reference(transfer)
@@ -76,12 +80,15 @@ class FaultPart:
         known, key = self.bench.references, (str(transfer), place)
         if key not in known:
             counted = Trigger()
-            assert transfers.digest(self.run(transfer, place, "", counted)) == self.reference(transfer), f"{place} is no bystander"
+            assert transfers.digest(self.run(transfer, place, "",
+                                             counted)) == self.reference(transfer), f"{place} is no bystander"
             known[key] = counted.count
         return known[key]
 
     def compare_nodes(self, transfer) -> list[Outcome]:
-        """A new transfer is finite and the same in one node and in five; with guidance the one node leaves some of it out."""
+        """A new transfer is finite and the same in one node and in five; with guidance the one node leaves some of it
+        out.
+        """
         if str(transfer) in self.bench.references:
             return []
         tried = "one node beside five"
@@ -94,7 +101,9 @@ class FaultPart:
         return [Outcome(tried, "right")]
 
     def inject(self, transfer, fault: Fault, events: int, reference: str) -> str:
-        """What is wrong with how the transfer ended: the fault has to come back; where there are no events, the result is `reference`."""
+        """What is wrong with how the transfer ended: the fault has to come back; where there are no events, the result
+        is `reference`.
+        """
         raises, expected = ERRORS[fault.error]
         try:
             result = self.run(transfer, fault.place, fault.layer, Trigger(raises, fault.at))
@@ -111,7 +120,8 @@ class FaultPart:
     def wrong(self, transfer, fault: Fault, problem: str) -> Outcome:
         self.prepare()
         where = fault.layer if fault.place == "a layer" else fault.place
-        return Outcome(f"{fault.error} at {fault.place}", "wrong", f"{problem}; {fault.error} at event {fault.at} of {where} in {transfer}")
+        told = f"{problem}; {fault.error} at event {fault.at} of {where} in {transfer}"
+        return Outcome(f"{fault.error} at {fault.place}", "wrong", told)
 
     def close(self):
         """Nothing outlives the process."""

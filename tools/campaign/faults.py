@@ -40,7 +40,9 @@ ERRORS = {INTERRUPT: (interrupt, comfy.model_management.InterruptProcessingExcep
 
 
 class Fault(NamedTuple):
-    """`error` (one of ERRORS) at the `at`-th event of `place` (one of PLACES); `layer` is the module that the place "layer" means."""
+    """`error` (one of ERRORS) at the `at`-th event of `place` (one of PLACES); `layer` is the module that the place
+    "layer" means.
+    """
     error: str
     place: str
     layer: str
@@ -160,7 +162,9 @@ def while_the_model_loads(model, trigger, layer):
 
 @contextmanager
 def at_a_line_of_the_pack(model, trigger, layer):
-    """Any line of our own modules, whatever it does, but of the trial of a sampler: how another pack's sampler fails there is no error."""
+    """Any line of our own modules, whatever it does, but of the trial of a sampler: how another pack's sampler fails
+    there is no error.
+    """
     folders = tuple(str(ROOT / name) for name in ("nodes", "styleid_core"))
 
     def in_line(frame, event, argument):
@@ -180,8 +184,8 @@ def at_a_line_of_the_pack(model, trigger, layer):
 
 
 # Each is called with (MODEL, trigger, layer), and gives the MODEL to run with.
-PLACES = {"a model call": at_model_calls, "a layer": at_a_layer, "an attention patch": in_an_attention_patch, "a wrapper": in_a_wrapper,
-          "the guidance": after_guidance, "the sampler callback": in_the_callback,
+PLACES = {"a model call": at_model_calls, "a layer": at_a_layer, "an attention patch": in_an_attention_patch,
+          "a wrapper": in_a_wrapper, "the guidance": after_guidance, "the sampler callback": in_the_callback,
           "loading the model": while_the_model_loads, "a line of the pack": at_a_line_of_the_pack}
 
 

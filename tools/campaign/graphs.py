@@ -4,12 +4,14 @@ import random
 
 from .values import NOT_A_CHOICE, inputs_of
 
-OURS = ("CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions", "StyleIDCurve",
-        "StyleIDStartFrequencies", "StyleIDPositions", "StyleIDScores")
+OURS = ("CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions",
+        "StyleIDCurve", "StyleIDStartFrequencies", "StyleIDPositions", "StyleIDScores")
 SIDES = (8, 8, 8, 9, 11, 16)
 STYLES = (1,) * 7 + (2,)  # how many of them in a batch
-TRANSFORMERS = {"flux": "16", "flux2": "128", "chroma": "16", "qwen_image": "16,1", "z_image": "16", "sd35": "16", "wan": "16,1"}
-ODD_SHAPES = ("0,8,8,8", "1,8,1,1", "1,8,2,3", "1,16,8,8", "1,3,8,8", "8,8,8", "1,8,1,8,8", "1,8,8,0", "1,8,64,4", "5,8,8,8", "1,8")
+TRANSFORMERS = {"flux": "16", "flux2": "128", "chroma": "16", "qwen_image": "16,1", "z_image": "16", "sd35": "16",
+                "wan": "16,1"}
+ODD_SHAPES = ("0,8,8,8", "1,8,1,1", "1,8,2,3", "1,16,8,8", "1,3,8,8", "8,8,8", "1,8,1,8,8", "1,8,8,0", "1,8,64,4",
+              "5,8,8,8", "1,8")
 ODD_FILLS = ("zeros", "nan", "infinite", "constant", "huge", "half")
 MASKS = ("left", "zeros", "ones", "two", "flat", "nan", "empty", "four", "small")
 REGIONS, CURVES = ("mask", "style_mask"), ("gamma_curve", "temperature_curve", "weight_curve")
@@ -56,7 +58,8 @@ class Graph:
         elif change == 2:
             link = [self.add("RebatchLatents", latents=link, batch_size=1), 0]
         elif change == 3:
-            link = [self.add("VAEEncode", pixels=[self.add("CampaignPicture", shape="1,72,64,3", fill="noise", seed=3), 0],
+            link = [self.add("VAEEncode", pixels=[self.add("CampaignPicture", shape="1,72,64,3", fill="noise", seed=3),
+                                                  0],
                              vae=[self.loader, 2]), 0]
         return link
 
@@ -65,7 +68,7 @@ class Graph:
         links = {}
         for name in masks:
             if self.rng.random() < 0.2:
-                kind = self.rng.choice(MASKS) if self.odd() else self.rng.choice(("left", "left", "ones", "zeros", "flat"))
+                kind = self.rng.choice(MASKS if self.odd() else ("left", "left", "ones", "zeros", "flat"))
                 links[name] = [self.add("CampaignMask", mask=kind, height=64, width=self.rng.choice((64, 40))), 0]
         for name in curves:
             if self.rng.random() < 0.2:
@@ -84,9 +87,11 @@ class Graph:
         if change == 0:
             return [self.add("FreeU", model=self.model, b1=1.1, b2=1.2, s1=0.9, s2=0.2), 0]
         if change == 1:
-            return [self.add("LoraLoaderModelOnly", model=self.model, lora_name="style_lora.safetensors", strength_model=0.7), 0]
+            return [self.add("LoraLoaderModelOnly", model=self.model, lora_name="style_lora.safetensors",
+                             strength_model=0.7), 0]
         if change == 2 and self.wild:
-            return [self.add("HyperTile", model=self.model, tile_size=32, swap_size=2, max_depth=0, scale_depth=False), 0]
+            return [self.add("HyperTile", model=self.model, tile_size=32, swap_size=2, max_depth=0, scale_depth=False),
+                    0]
         if change == 3:
             kind = self.rng.choice(("eps", "v_prediction", "lcm"))
             return [self.add("ModelSamplingDiscrete", model=self.model, sampling=kind, zsnr=False), 0]
@@ -119,7 +124,8 @@ def five_nodes(graph: Graph) -> dict:
     content = graph.ours("DDIMInvert", model=[recording, 0], latent=graph.latent(), positive=graph.conditioning())
     style = graph.ours("DDIMInvert", model=[recording, 0], latent=graph.latent(STYLES), positive=graph.conditioning())
     if rng.random() < 0.85:
-        shared = {name: graph.prompt[content]["inputs"][name] for name in ("steps", "schedule", "denoise", "refine", "inversion")}
+        shared = {name: graph.prompt[content]["inputs"][name]
+                  for name in ("steps", "schedule", "denoise", "refine", "inversion")}
         graph.prompt[style]["inputs"] |= shared
     start, model = [content, 0], graph.any_model()
     if rng.random() < 0.2:
@@ -132,7 +138,8 @@ def five_nodes(graph: Graph) -> dict:
         if rng.random() < 0.7:
             graph.prompt[injected]["inputs"]["blocks"] = "auto"
     if graph.odd():
-        start = [graph.add("SetLatentNoiseMask", samples=start, mask=[graph.add("SolidMask", value=0.5, width=64, height=64), 0]), 0]
+        start = [graph.add("SetLatentNoiseMask", samples=start,
+                           mask=[graph.add("SolidMask", value=0.5, width=64, height=64), 0]), 0]
     return report(graph, sampled(graph, model, start, [content, 2]))
 
 
@@ -143,9 +150,9 @@ def sampled(graph: Graph, model: list, start: list, sigmas: list) -> list:
     if graph.wild and rng.random() < 0.3:
         steps = rng.choice((1, 3, 5))
         return [graph.add("KSamplerAdvanced", model=model, add_noise="disable", noise_seed=0, steps=steps, cfg=cfg,
-                          sampler_name=rng.choice(graph.info["KSampler"]["input"]["required"]["sampler_name"][0]), scheduler="ddim_uniform",
-                          latent_image=start, start_at_step=rng.choice((0, 1)), end_at_step=rng.choice((2, 10000)),
-                          return_with_leftover_noise="disable", **prompts), 0]
+                          sampler_name=rng.choice(graph.info["KSampler"]["input"]["required"]["sampler_name"][0]),
+                          scheduler="ddim_uniform", latent_image=start, start_at_step=rng.choice((0, 1)),
+                          end_at_step=rng.choice((2, 10000)), return_with_leftover_noise="disable", **prompts), 0]
     names = sampler_names(graph.info) if graph.wild else ("euler", "ddim", "heun", "dpmpp_2m")
     sampler = [graph.add("KSamplerSelect", sampler_name=rng.choice(names)), 0]
     if rng.random() < 0.2:
@@ -153,8 +160,8 @@ def sampled(graph: Graph, model: list, start: list, sigmas: list) -> list:
     elif graph.odd():
         sigmas = [graph.add("BasicScheduler", model=model, scheduler=rng.choice(("karras", "simple", "ddim_uniform")),
                             steps=rng.choice((1, 3, 5)), denoise=rng.choice((1.0, 0.5))), 0]
-    return [graph.add("SamplerCustom", model=model, add_noise=graph.odd(), noise_seed=0, cfg=cfg, sampler=sampler, sigmas=sigmas,
-                      latent_image=start, **prompts), rng.choice((0, 1))]
+    return [graph.add("SamplerCustom", model=model, add_noise=graph.odd(), noise_seed=0, cfg=cfg, sampler=sampler,
+                      sigmas=sigmas, latent_image=start, **prompts), rng.choice((0, 1))]
 
 
 def sampler_names(info: dict) -> list[str]:
@@ -163,9 +170,11 @@ def sampler_names(info: dict) -> list[str]:
 
 
 def scores(graph: Graph) -> dict:
-    shapes = ("1,64,64,3", "1,65,80,3", "2,64,64,3", "1,8,8,3", "1,64,64,4", "0,64,64,3", "1,1,1,3", "64,64,3", "1,64,64,1")
+    shapes = ("1,64,64,3", "1,65,80,3", "2,64,64,3", "1,8,8,3", "1,64,64,4", "0,64,64,3", "1,1,1,3", "64,64,3",
+              "1,64,64,1")
     pictures = {name: [graph.add("CampaignPicture", shape=graph.rng.choice(shapes) if graph.odd() else "1,64,64,3",
-                                 fill=graph.rng.choice(("nan", "zeros")) if graph.odd() else "noise", seed=graph.rng.randrange(9)), 0]
+                                 fill=graph.rng.choice(("nan", "zeros")) if graph.odd() else "noise",
+                                 seed=graph.rng.randrange(9)), 0]
                 for name in ("content", "style", "stylized")}
     return report(graph, [graph.add("StyleIDScores", **pictures), graph.rng.randrange(3)])
 
@@ -182,7 +191,8 @@ def break_links(graph: Graph) -> dict:
     elif change == 1:
         inputs[target] = [graph.rng.choice(sorted(prompt)), graph.rng.randrange(4)]
     elif change == 2:
-        inputs[target] = graph.rng.choice(([graph.loader, 99], ["nobody", 0], [graph.loader, "1"], [], [None, None], *NOT_A_CHOICE))
+        inputs[target] = graph.rng.choice(([graph.loader, 99], ["nobody", 0], [graph.loader, "1"], [], [None, None],
+                                           *NOT_A_CHOICE))
     else:
         inputs["surplus"] = "value"
         inputs[target] = graph.rng.choice(NOT_A_CHOICE)

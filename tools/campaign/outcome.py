@@ -46,8 +46,8 @@ def table(tries: list[Try]) -> str:
     lines += ["", f"{sum(map(len, groups.values()))} failures of {len(groups)} kinds" if groups else "No failures."]
     for same in groups.values():
         first = same[0]
-        lines.append(f"- {first.outcome.verdict}, {len(same)} times: {first.outcome.tried}: {shown(first.outcome.detail)} "
-                     f"(`{first.repeat}`)")
+        lines.append(f"- {first.outcome.verdict}, {len(same)} times: {first.outcome.tried}: "
+                     f"{shown(first.outcome.detail)} (`{first.repeat}`)")
     return "\n".join(lines)
 
 

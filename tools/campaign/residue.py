@@ -27,8 +27,8 @@ class Bench:
         """What the untouched model makes of fixed noise."""
         x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
         positive = conditioning_of("positive")
-        sampled = SamplerCustom.execute(self.model, False, 0, 1.0, positive, positive, sampler_object("euler"), torch.tensor([9.0, 0.0]),
-                                        {"samples": x})
+        sampled = SamplerCustom.execute(self.model, False, 0, 1.0, positive, positive, sampler_object("euler"),
+                                        torch.tensor([9.0, 0.0]), {"samples": x})
         return digest(sampled.result[0]["samples"])
 
     def residue(self) -> str:
@@ -36,7 +36,8 @@ class Bench:
         found = ["the untouched model draws something else"] if self.draw() != self.picture else []
         tensors, state = live_tensors(), state_of(self.model)
         if sum(tensors.values()) > sum(self.tensors.values()):
-            more = {shape: count - self.tensors.get(shape, 0) for shape, count in tensors.items() if count > self.tensors.get(shape, 0)}
+            more = {shape: count - self.tensors.get(shape, 0) for shape, count in tensors.items()
+                    if count > self.tensors.get(shape, 0)}
             found.append(f"tensors stay alive: {more}")
         found += [f"{name} of the model changed" for name in state if state[name] != self.state[name]]
         return ", ".join(found)
@@ -55,7 +56,8 @@ def live_tensors() -> dict[tuple, int]:
 
 def state_of(model) -> dict[str, object]:
     """All that another node may have put on a MODEL, in what can be compared after it has gone."""
-    names = ("model_options", "patches", "object_patches", "wrappers", "callbacks", "attachments", "injections", "additional_models",
+    names = ("model_options", "patches", "object_patches", "wrappers", "callbacks", "attachments", "injections",
+             "additional_models",
              "hook_patches", "forced_hooks")
     hooks = [(name, key) for name, module in model.model.named_modules() for key in module.__dict__
              if key.endswith("_hooks") and module.__dict__[key]]

@@ -21,7 +21,8 @@ from .outcome import Outcome
 from .values import links
 
 BASE = WORK / "campaign"
-OTHER_PROMPT = "mat1 and mat2 shapes cannot be multiplied"  # what ComfyUI says, with a tip, of a prompt that is another model's
+# What ComfyUI says, with a tip, of a prompt that is another model's.
+OTHER_PROMPT = "mat1 and mat2 shapes cannot be multiplied"
 SECONDS = 300  # for one prompt
 LOOK_AFTER = 25  # cases, after which the server is compared with how it began
 SPARE_TENSORS = 0.02  # share of them that may come and go
@@ -103,10 +104,11 @@ class ServerPart:
         await free(self.url)
         transfer = {
             "model": {"class_type": "StyleIDDemoModel", "inputs": {}},
-            "latent": {"class_type": "CampaignLatent", "inputs": dict(shape="1,8,8,8", fill="noise", mask="none", seed=1)},
+            "latent": {"class_type": "CampaignLatent",
+                       "inputs": dict(shape="1,8,8,8", fill="noise", mask="none", seed=1)},
             "sampler": {"class_type": "StyleIDSampler", "inputs": dict(
-                model=["model", 0], content=["latent", 0], style=["latent", 0], positive=["model", 1], steps=2, gamma=0.75, temperature=1.5,
-                color_strength=1.0, blocks="6-11", schedule="ddim")},
+                model=["model", 0], content=["latent", 0], style=["latent", 0], positive=["model", 1], steps=2,
+                gamma=0.75, temperature=1.5, color_strength=1.0, blocks="6-11", schedule="ddim")},
             "report": {"class_type": "CampaignReport", "inputs": dict(value=["sampler", 0], salt=0)}}
         run = await asyncio.wait_for(run_prompt(self.url, transfer), SECONDS)
         await free(self.url)
@@ -163,7 +165,8 @@ def without_numbers(run) -> tuple[str, str]:
 
 def judge_refusal(answer: dict, prompt: dict) -> tuple[str, str]:
     """ComfyUI's validation names what is wrong; an exception in it is ours where it passed our code."""
-    reasons = [reason for node in answer.get("node_errors", {}).values() for reason in node["errors"]] or [answer["error"]]
+    reasons = [reason for node in answer.get("node_errors", {}).values()
+               for reason in node["errors"]] or [answer["error"]]
     for reason in reasons:
         if "exception" in reason["type"]:
             frames = reason.get("extra_info", {}).get("traceback", [])

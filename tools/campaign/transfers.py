@@ -13,8 +13,8 @@ from ..miniature.unet import CONTEXT_DIM, UNET, load_unet, prompt_token, seeded_
 from ..pack import stylize
 
 # Two resolutions, with attention in the decoder only: a call takes milliseconds.
-SMALL_UNET = UNET | dict(num_res_blocks=[1, 1], channel_mult=[1, 2], transformer_depth=[0, 0], transformer_depth_output=[1] * 4,
-                         transformer_depth_middle=-1)
+SMALL_UNET = UNET | dict(num_res_blocks=[1, 1], channel_mult=[1, 2], transformer_depth=[0, 0],
+                         transformer_depth_output=[1] * 4, transformer_depth_middle=-1)
 
 
 class Transfer(NamedTuple):
@@ -37,10 +37,11 @@ def random_transfer(rng: random.Random) -> Transfer:
                     color_strength=rng.choice((0.0, 0.5, 1.0)), blocks=rng.choice(("0-3", "auto", "1,3")),
                     schedule=rng.choice(("official", "ddim", "karras", "normal")),
                     denoise=rng.choice((1.0, 1.0, 0.6)), inject_into=rng.choice(("both", "cond")),
-                    feature_dtype=rng.choice(("auto", "fp16", "bf16", "int8")), feature_device=rng.choice(("auto", "cpu", "recompute")))
+                    feature_dtype=rng.choice(("auto", "fp16", "bf16", "int8")),
+                    feature_device=rng.choice(("auto", "cpu", "recompute")))
     settings["refine"] = 0 if settings["schedule"] == "official" else rng.choice((0, 0, 1))
-    return Transfer(rng.randrange(10 ** 6), contents, styles, sizes[0], rng.choice(sizes), rng.choice(("one", "five")), rng.random() < 0.3,
-                    rng.random() < 0.3, rng.choice((1.0, 1.0, 3.0)), settings)
+    return Transfer(rng.randrange(10 ** 6), contents, styles, sizes[0], rng.choice(sizes), rng.choice(("one", "five")),
+                    rng.random() < 0.3, rng.random() < 0.3, rng.choice((1.0, 1.0, 3.0)), settings)
 
 
 def small_model():
@@ -63,7 +64,8 @@ def latents(transfer: Transfer) -> tuple[dict, dict]:
     content, style = ({"samples": torch.randn(count, 4, *size, generator=generator)} for count, size in (
         (transfer.contents, transfer.content_size), (transfer.styles, transfer.style_size)))
     if transfer.masked:
-        content["noise_mask"] = (torch.rand(1, *(8 * side for side in transfer.content_size), generator=generator) > 0.5).float()
+        content["noise_mask"] = (torch.rand(1, *(8 * side for side in transfer.content_size),
+                                            generator=generator) > 0.5).float()
     return content, style
 
 
@@ -86,7 +88,8 @@ def five_nodes(pack, model, content: dict, style: dict, prompts: dict, settings:
     recording = pack.CaptureSelfAttention(model=model, **capture)[0]
     path = {name: settings[name] for name in ("steps", "schedule", "denoise", "refine")}
     (noise, content_features, sigmas), (style_noise, style_features, _) = (
-        pack.DDIMInvert(model=recording, latent=latent, positive=prompts["positive"], **path) for latent in (content, style))
+        pack.DDIMInvert(model=recording, latent=latent, positive=prompts["positive"], **path)
+        for latent in (content, style))
     start = pack.LatentAdaIN(content=noise, style=style_noise, color_strength=settings["color_strength"])[0]
     injected = pack.InjectStyleKV(model=model, content_features=content_features, style_features=style_features,
                                   **{name: settings[name] for name in ("gamma", "temperature", "inject_into")})[0]

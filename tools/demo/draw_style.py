@@ -1,4 +1,6 @@
-"""Draw the style pictures of the demo and the tests: brush strokes along a field. python -m tools.demo.draw_style swirls swirls.jpg"""
+"""Draw the style pictures of the demo and the tests: brush strokes along a field. python -m tools.demo.draw_style
+swirls swirls.jpg
+"""
 
 import sys
 from collections.abc import Callable
@@ -31,8 +33,9 @@ def wavy(x: numpy.ndarray) -> numpy.ndarray:
 
 
 class Style(NamedTuple):
-    """Strokes along `field` (points (N, 2) in [0, 1]^2 to directions), their width in pixels, their length as a share of the
-    picture, and colors for the ground, by distance from the swirls' centers, and for what is near a center."""
+    """Strokes along `field` (points (N, 2) in [0, 1]^2 to directions), their width in pixels, their length as a share
+    of the picture, and colors for the ground, by distance from the swirls' centers, and for what is near a center.
+    """
     field: Callable[[numpy.ndarray], numpy.ndarray]
     ground: list[tuple[int, int, int]]
     lights: list[tuple[int, int, int]]
@@ -76,7 +79,8 @@ def random_style(rng: numpy.random.Generator, narrowest: tuple[int, int] = (1, 8
     narrow = int(rng.integers(*narrowest))
     colors = [[tuple(int(c) for c in color) for color in numpy.clip(table, 0, 255)] for table in (ground, lights)]
     length = 0.002 if rng.random() < 0.15 else rng.uniform(0.03, 0.1)
-    return Style(field, *colors, int(60000 / (narrow + 4)), length, (narrow, narrow + int(rng.integers(2, 7))), rng.uniform(4, 20))
+    return Style(field, *colors, int(60000 / (narrow + 4)), length, (narrow, narrow + int(rng.integers(2, 7))),
+                 rng.uniform(4, 20))
 
 
 def draw(style: Style, seed: int = 7) -> Image.Image:

@@ -18,7 +18,8 @@ FIGURES = ROOT / "docs"
 SIDE, FLOW_SIDE = 384, 320
 CONTENTS = ("astronaut", "chelsea", "coffee")
 SHOWN = ("swirls", "embers", "waves")
-ABLATION = {"StyleID": {}, "no injection": {"inject": False}, "no AdaIN": {"color_strength": 0.0}, "temperature 1": {"temperature": 1.0}}
+ABLATION = {"StyleID": {}, "no injection": {"inject": False}, "no AdaIN": {"color_strength": 0.0},
+            "temperature 1": {"temperature": 1.0}}
 PLACES = {"same place": ("same", 1.0, 1.0), "beside": ("beside", 1.0, 1.0), "diagonal": ("diagonal", 1.0, 1.0),
           "frequencies": ("same", 0.5, 1.5), "diagonal, frequencies": ("diagonal", 0.5, 1.5)}
 GAMMAS = (0.0, 0.3, 0.5, 0.75, 1.0)
@@ -54,7 +55,8 @@ def draw_for_the_registry(style: torch.Tensor, pair: list[torch.Tensor]):
 def draw_deviations(transfer: Transfer, content, style):
     figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
     for label, options in (("own keys", {"inject": False}), ("style's keys, temperature 1", {"temperature": 1.0}),
-                           ("style's keys, temperature 1.5", {}), ("style's keys, auto_temperature", {"auto_temperature": True})):
+                           ("style's keys, temperature 1.5", {}),
+                           ("style's keys, auto_temperature", {"auto_temperature": True})):
         values = list(transfer.logit_deviations(content, style, **options).values())
         axis.plot(range(1, len(values) + 1), values, label=label)
     axis.set(xlabel="sampling step", ylabel="deviation of attention logits")
@@ -81,10 +83,12 @@ def draw_grids(transfer: Transfer, styles: list[Style], side: int, names: tuple[
     def stylize(content, style, **options):
         return transfer.decode(transfer.stylize(content, style, **options))
 
-    transfers = [[picture, *(stylize(content, style) for style in inverted)] for picture, content in zip(pictures, contents)]
+    transfers = [[picture, *(stylize(content, style) for style in inverted)]
+                 for picture, content in zip(pictures, contents)]
     content, style = contents[0], inverted[0]
     save_grid([[torch.ones_like(pictures[0]), *painted], *transfers], ["", *SHOWN], names[0])
-    save_grid([[stylize(content, style, gamma=gamma) for gamma in GAMMAS]], [f"gamma {gamma:g}" for gamma in GAMMAS], names[1])
+    save_grid([[stylize(content, style, gamma=gamma) for gamma in GAMMAS]], [f"gamma {gamma:g}" for gamma in GAMMAS],
+              names[1])
     save_grid([[stylize(content, style, **options) for options in ABLATION.values()]], list(ABLATION), names[2])
     return Drawn(pictures[0], painted[0], content, style, transfers[0][1])
 
@@ -93,8 +97,10 @@ def main():
     FIGURES.mkdir(exist_ok=True)
     pack, styles = load_pack(), [broader(STYLES[name]) for name in SHOWN]
     transfer = Transfer(pack, steps=20, refine=1, flow=True)
-    drawn = draw_grids(transfer, styles, FLOW_SIDE, ("transformer.jpg", "transformer_gamma.jpg", "transformer_ablation.jpg"))
-    save_grid([[transfer.decode(transfer.stylize(drawn.content, drawn.style, positions=place)) for place in PLACES.values()]], list(PLACES),
+    drawn = draw_grids(transfer, styles, FLOW_SIDE, ("transformer.jpg", "transformer_gamma.jpg",
+                                                     "transformer_ablation.jpg"))
+    save_grid([[transfer.decode(transfer.stylize(drawn.content, drawn.style, positions=place))
+                for place in PLACES.values()]], list(PLACES),
               "transformer_places.jpg")
     transfer = Transfer(pack, "ddim", steps=20, refine=1)
     drawn = draw_grids(transfer, styles, SIDE, ("transfers.jpg", "gamma.jpg", "ablation.jpg"))

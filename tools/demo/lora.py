@@ -13,13 +13,15 @@ BLOCKS, RANK = (9, 10), 2
 
 
 def write_lora(path: Path):
-    """On the values of self-attention in the output BLOCKS, as wide as the shipped UNet has them; its folder is made."""
+    """On the values of self-attention in the output BLOCKS, as wide as the shipped UNet has them; its folder is made.
+    """
     generator, tensors = torch.Generator().manual_seed(1), {}
     with safe_open(UNET, "pt") as unet:
         for block in BLOCKS:
             name = f"output_blocks.{block}.1.transformer_blocks.0.attn1.to_v"
             to, of = unet.get_slice(f"{name}.weight").get_shape()
             for side, shape in (("down", (RANK, of)), ("up", (to, RANK))):
-                tensors[f"lora_unet_{name.replace('.', '_')}.lora_{side}.weight"] = 0.5 * torch.randn(shape, generator=generator)
+                drawn = 0.5 * torch.randn(shape, generator=generator)
+                tensors[f"lora_unet_{name.replace('.', '_')}.lora_{side}.weight"] = drawn
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(tensors, path)

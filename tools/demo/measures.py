@@ -44,7 +44,8 @@ def fine_energy(x: torch.Tensor) -> torch.Tensor:
     height, width = x.shape[-2:]
     window = torch.hann_window(height)[:, None] * torch.hann_window(width)
     spectrum = torch.fft.fft2((x - x.mean((2, 3), keepdim=True)) * window.to(x))
-    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)).to(x)  # cycles for each pixel: Nyquist's is 1/2
+    # Cycles for each pixel: Nyquist's is 1/2.
+    frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width)).to(x)
     return (spectrum.abs().square() * (frequency > 1 / 8)).sum((1, 2, 3))
 
 

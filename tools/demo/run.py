@@ -1,4 +1,6 @@
-"""Queue the simple example on a ComfyUI of its own and put content, style and result side by side. Called by dev.py demo."""
+"""Queue the simple example on a ComfyUI of its own and put content, style and result side by side. Called by dev.py
+demo.
+"""
 
 import argparse
 import asyncio

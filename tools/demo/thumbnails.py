@@ -1,7 +1,8 @@
 """Draw the thumbnails of all example graphs, or of some, in a Chromium: python -m tools.demo.thumbnails [NAME ...]
 
 Each shows what the built-in model makes of it.
-The seeded SDXL draws nothing to be shown, and a LoRA or ControlNet for the built-in model does not exist: those run at strength 0.
+The seeded SDXL draws nothing to be shown, and a LoRA or ControlNet for the built-in model does not exist: those run at
+strength 0.
 """
 
 import asyncio
@@ -91,12 +92,14 @@ def touch_models(base: Path, examples: list[Path]):
 def draw(page, example: Path, results: list[bytes]):
     arguments = [opened(example), [data_url(result) for result in results], MARGINS]
     width, height = (int(side) for side in page.evaluate(OPEN, arguments))
-    page.set_viewport_size({"width": width + MARGINS["left"] + MARGINS["right"], "height": height + MARGINS["top"] + MARGINS["bottom"]})
+    page.set_viewport_size({"width": width + MARGINS["left"] + MARGINS["right"], "height": height + MARGINS["top"]
+                            + MARGINS["bottom"]})
     page.evaluate(OPEN, arguments)
     page.wait_for_timeout(3000)
     clip = {"x": MARGINS["left"], "y": MARGINS["top"], "width": width, "height": height}
     shot = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB")
-    shot.resize((WIDTH, round(WIDTH * shot.height / shot.width)), Image.LANCZOS).save(example.with_suffix(".jpg"), quality=78)
+    small = shot.resize((WIDTH, round(WIDTH * shot.height / shot.width)), Image.LANCZOS)
+    small.save(example.with_suffix(".jpg"), quality=78)
     say(f"Drawn: {example.with_suffix('.jpg')}")
 
 
@@ -105,12 +108,14 @@ def main():
         for name in PICTURES:
             shutil.copyfile(ROOT / "tools" / "demo" / "images" / name, Path(folder) / "input" / name)
         draw_style(STYLES[SECOND_STYLE]).save(Path(folder) / "input" / f"{SECOND_STYLE}.jpg", quality=90)
-        shutil.copytree(ROOT / "tests" / "pictures", Path(folder) / "input" / CONTENTS, ignore=shutil.ignore_patterns("*.md"))
+        shutil.copytree(ROOT / "tests" / "pictures", Path(folder) / "input" / CONTENTS,
+                        ignore=shutil.ignore_patterns("*.md"))
         loras = Path(folder) / "models" / "loras"
         loras.mkdir(parents=True, exist_ok=True)
         save_file({}, loras / "style_lora.safetensors")
         examples = [EXAMPLES / f"{name}.json" for name in sys.argv[1:]] or sorted(EXAMPLES.glob("*.json"))
-        results = {example: asyncio.run(results_of(server, example)) for example in examples if "sdxl" not in example.stem}
+        results = {example: asyncio.run(results_of(server, example)) for example in examples
+                   if "sdxl" not in example.stem}
         touch_models(Path(folder), examples)
         change_settings(server.url, SETTINGS)
         with chromium() as browser:

@@ -40,13 +40,15 @@ class Inverted(NamedTuple):
 
 
 class Transfer:
-    """The trained model with `pack`, its nodes; pictures are IMAGE tensors (B, H, W, 3) in 0..1. `flow` is for the transformer, which sees
-    styles where StyleID Positions puts them by default.
+    """The trained model with `pack`, its nodes; pictures are IMAGE tensors (B, H, W, 3) in 0..1. `flow` is for the
+    transformer, which sees styles where StyleID Positions puts them by default.
     """
 
-    def __init__(self, pack: SimpleNamespace, schedule: str = "official", steps: int = 50, refine: int = 0, flow: bool = False):
+    def __init__(self, pack: SimpleNamespace, schedule: str = "official", steps: int = 50, refine: int = 0,
+                 flow: bool = False):
         self.pack, self.schedule, self.steps, self.refine = pack, schedule, steps, refine
-        self.model, self.vae, self.positive = load_trained_flow() if flow else load_trained_unet(), load_autoencoder(), conditioning()
+        self.model = load_trained_flow() if flow else load_trained_unet()
+        self.vae, self.positive = load_autoencoder(), conditioning()
         self.blocks = "auto" if flow else "6-11"
         if flow:
             [self.model] = pack.StyleIDPositions(model=self.model)
@@ -59,30 +61,37 @@ class Transfer:
 
     def invert(self, pictures: torch.Tensor) -> Inverted:
         [recording] = self.pack.CaptureSelfAttention(model=self.model, blocks=self.blocks)
-        noise, features, sigmas = self.pack.DDIMInvert(model=recording, latent=self.encode(pictures), positive=self.positive,
-                                                       steps=self.steps, schedule=self.schedule, refine=self.refine)
+        noise, features, sigmas = self.pack.DDIMInvert(model=recording, latent=self.encode(pictures),
+                                                       positive=self.positive, steps=self.steps,
+                                                       schedule=self.schedule, refine=self.refine)
         return Inverted(noise, features, sigmas)
 
     def sample(self, start: dict, sigmas: torch.Tensor, model=None) -> dict:
         """LATENT of sampling without noise, guidance or injection, unless `model` has it."""
         return sample_custom(model or self.model, self.positive, sigmas, start)
 
-    def stylize(self, content: Inverted, style: Inverted, gamma: float = 0.75, temperature: float = 1.5, color_strength: float = 1.0,
-                inject: bool = True, observe=None, positions: tuple = (), **more) -> dict:
-        """LATENT of the result; `more` are inputs of Inject Style K/V, `positions` settings of StyleID Positions. `observe(sigma, q, k)`
-        sees every attention of the picture in the captured blocks, q and k (batch, heads, tokens, channels).
+    def stylize(self, content: Inverted, style: Inverted, gamma: float = 0.75, temperature: float = 1.5,
+                color_strength: float = 1.0, inject: bool = True, observe=None, positions: tuple = (), **more) -> dict:
+        """LATENT of the result; `more` are inputs of Inject Style K/V, `positions` settings of StyleID Positions.
+        `observe(sigma, q, k)` sees every attention of the picture in the captured blocks, q and k (batch, heads,
+        tokens, channels).
         """
         [start] = self.pack.LatentAdaIN(content=content.noise, style=style.noise, color_strength=color_strength)
         model = self.model
         if positions:
-            [model] = self.pack.StyleIDPositions(model=model, **dict(zip(("place", "high_frequencies", "low_frequencies"), positions)))
+            [model] = self.pack.StyleIDPositions(model=model,
+                                                 **dict(zip(("place", "high_frequencies", "low_frequencies"),
+                                                            positions)))
         if inject:
-            [model] = self.pack.InjectStyleKV(model=model, content_features=content.features, style_features=style.features, gamma=gamma,
-                                              temperature=temperature, **more)
+            [model] = self.pack.InjectStyleKV(model=model, content_features=content.features,
+                                              style_features=style.features, gamma=gamma, temperature=temperature,
+                                              **more)
         return self.sample(start, content.sigmas, observed(model, observe) if observe else model)
 
     def logit_deviations(self, content: Inverted, style: Inverted, **options) -> dict[float, float]:
-        """By sigma: the standard deviation of attention logits over the picture's keys, a mean over queries, heads and captured blocks."""
+        """By sigma: the standard deviation of attention logits over the picture's keys, a mean over queries, heads and
+        captured blocks.
+        """
         seen = defaultdict(list)
 
         def observe(sigma, q, k):
@@ -93,7 +102,9 @@ class Transfer:
 
 
 def observed(model, observe):
-    """A clone of `model` whose captured blocks also tell `observe(sigma, q, k)` what the picture attends to. The prompt is one token."""
+    """A clone of `model` whose captured blocks also tell `observe(sigma, q, k)` what the picture attends to. The prompt
+    is one token.
+    """
     m = model.clone()
 
     def attention(function, q, k, v, heads, *args, transformer_options, **kwargs):

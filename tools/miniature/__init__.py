@@ -1,4 +1,6 @@
-"""The demo's models as ComfyUI nodes. A development aid: they are linked into private servers and never shipped to users."""
+"""The demo's models as ComfyUI nodes. A development aid: they are linked into private servers and never shipped to
+users.
+"""
 
 from comfy_api.latest import ComfyExtension, io
 from typing_extensions import override
@@ -37,7 +39,8 @@ class StyleIDDemoSDXL(io.ComfyNode):
             node_id="StyleIDDemoSDXL",
             display_name="StyleID Demo SDXL",
             category="styleid/demo",
-            description="A small model in the layout of SDXL with seeded weights, not trained: it shows that a graph runs.",
+            description="A small model in the layout of SDXL with seeded weights, not trained: it shows that a graph "
+                        "runs.",
             inputs=[],
             outputs=[io.Model.Output(), io.Conditioning.Output(), io.Vae.Output()],
         )
@@ -54,16 +57,18 @@ class StyleIDDemoTransformer(io.ComfyNode):
             node_id="StyleIDDemoTransformer",
             display_name="StyleID Demo Transformer",
             category="styleid/demo",
-            description="A small transformer: a trained one in the layout of Lumina 2 and Z-Image, or one with seeded weights in the "
-                        "layout of another family, which shows that a graph runs.",
-            inputs=[io.Combo.Input("family", options=[TRAINED, *SMALL], default=TRAINED, optional=True, tooltip="Which of them.")],
+            description="A small transformer: a trained one in the layout of Lumina 2 and Z-Image, or one with seeded "
+                        "weights in the layout of another family, which shows that a graph runs.",
+            inputs=[io.Combo.Input("family", options=[TRAINED, *SMALL], default=TRAINED, optional=True,
+                                   tooltip="Which of them.")],
             outputs=[io.Model.Output(), io.Conditioning.Output(), io.Vae.Output()],
         )
 
     @classmethod
     def execute(cls, family=TRAINED) -> io.NodeOutput:
         trained = family == TRAINED
-        model, positive = (load_trained_flow(), conditioning()) if trained else (load_transformer(family), prompt(family))
+        model = load_trained_flow() if trained else load_transformer(family)
+        positive = conditioning() if trained else prompt(family)
         return io.NodeOutput(model, positive, load_autoencoder())
 
 
@@ -74,7 +79,8 @@ class StyleIDDemoControlNet(io.ComfyNode):
             node_id="StyleIDDemoControlNet",
             display_name="StyleID Demo ControlNet",
             category="styleid/demo",
-            description="A small ControlNet for the demo model with seeded weights, not trained: it shows that a graph runs.",
+            description="A small ControlNet for the demo model with seeded weights, not trained: it shows that a graph "
+                        "runs.",
             inputs=[io.Boolean.Input("xl", default=False, tooltip="For the demo model in the layout of SDXL.")],
             outputs=[io.ControlNet.Output()],
         )

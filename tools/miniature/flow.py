@@ -7,9 +7,10 @@ import torch
 from .autoencoder import CHANNELS, WEIGHTS, Latents
 from .unet import CONTEXT_DIM, new_unet
 
-FLOW = dict(image_model="lumina2", patch_size=2, in_channels=CHANNELS, dim=256, n_layers=6, n_refiner_layers=1, n_heads=8, n_kv_heads=8,
-            multiple_of=32, ffn_dim_multiplier=8 / 3, qk_norm=True, cap_feat_dim=CONTEXT_DIM, axes_dims=[8, 12, 12],
-            axes_lens=[64, 512, 512], rope_theta=256.0, z_image_modulation=True, time_scale=1000.0, dtype=torch.float32)
+FLOW = dict(image_model="lumina2", patch_size=2, in_channels=CHANNELS, dim=256, n_layers=6, n_refiner_layers=1,
+            n_heads=8, n_kv_heads=8, multiple_of=32, ffn_dim_multiplier=8 / 3, qk_norm=True, cap_feat_dim=CONTEXT_DIM,
+            axes_dims=[8, 12, 12], axes_lens=[64, 512, 512], rope_theta=256.0, z_image_modulation=True,
+            time_scale=1000.0, dtype=torch.float32)
 DEVIATION = 0.8  # of the autoencoder's latents
 
 

@@ -32,8 +32,10 @@ def sdxl_conditioning() -> list:
 
 def load_controlnet(unet: dict = UNET) -> comfy.controlnet.ControlNet:
     """A ControlNet in the layout of a UNet."""
-    unet = {key: value for key, value in unet.items() if key not in ("out_channels", "transformer_depth_output", "legacy")}
+    unet = {key: value for key, value in unet.items()
+            if key not in ("out_channels", "transformer_depth_output", "legacy")}
     network = ControlNet(hint_channels=3, legacy=False, **unet)
-    network.load_state_dict({name: seeded_tensor(name, tuple(tensor.shape), 5, 1.0) for name, tensor in network.state_dict().items()})
+    network.load_state_dict({name: seeded_tensor(name, tuple(tensor.shape), 5, 1.0)
+                             for name, tensor in network.state_dict().items()})
     network.eval().requires_grad_(False)
     return comfy.controlnet.ControlNet(network, load_device=comfy.model_management.get_torch_device())

@@ -17,13 +17,15 @@ import torch
 from .autoencoder import CHANNELS, WEIGHTS, OnLatents
 
 CONTEXT_DIM = 32
-UNET = dict(image_size=32, in_channels=4, out_channels=4, model_channels=32, num_res_blocks=[2, 2, 2, 2], channel_mult=[1, 2, 4, 4],
-            num_heads=8, num_head_channels=-1, use_spatial_transformer=True, use_linear_in_transformer=False, context_dim=CONTEXT_DIM,
-            transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0], transformer_depth_output=[1] * 9 + [0] * 3, transformer_depth_middle=1,
-            adm_in_channels=None, legacy=False, dtype=torch.float32)
+UNET = dict(image_size=32, in_channels=4, out_channels=4, model_channels=32, num_res_blocks=[2, 2, 2, 2],
+            channel_mult=[1, 2, 4, 4], num_heads=8, num_head_channels=-1, use_spatial_transformer=True,
+            use_linear_in_transformer=False, context_dim=CONTEXT_DIM, transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
+            transformer_depth_output=[1] * 9 + [0] * 3, transformer_depth_middle=1, adm_in_channels=None, legacy=False,
+            dtype=torch.float32)
 WIDE_HEADS = UNET | dict(num_heads=-1, num_head_channels=16)  # 8 heads of 4 channels blur the attention, and are slow
-TRAINED_UNET = UNET | dict(in_channels=CHANNELS, out_channels=CHANNELS, model_channels=64, channel_mult=[1, 2, 2, 2], num_heads=-1,
-                           num_head_channels=32)  # twice as wide in the two resolutions where StyleID injects
+TRAINED_UNET = UNET | dict(in_channels=CHANNELS, out_channels=CHANNELS, model_channels=64, channel_mult=[1, 2, 2, 2],
+                           # Twice as wide in the two resolutions where StyleID injects.
+                           num_heads=-1, num_head_channels=32)
 PROMPTS = ("empty prompt", "photograph", "western painting", "chinese painting")
 
 
@@ -54,10 +56,12 @@ def new_unet(unet_config: dict, family) -> comfy.model_patcher.ModelPatcher:
     config = family(dict(unet_config))
     config.unet_config = dict(unet_config)
     device, offload_device = comfy.model_management.get_torch_device(), comfy.model_management.unet_offload_device()
-    return comfy.model_patcher.ModelPatcher(config.get_model({}, device=offload_device), load_device=device, offload_device=offload_device)
+    return comfy.model_patcher.ModelPatcher(config.get_model({}, device=offload_device), load_device=device,
+                                            offload_device=offload_device)
 
 
-def load_unet(weight_seed: int = 0, output_gain: float = 0.3, unet_config: dict = UNET, family=comfy.supported_models.SD15):
+def load_unet(weight_seed: int = 0, output_gain: float = 0.3, unet_config: dict = UNET,
+              family=comfy.supported_models.SD15):
     """A MODEL with seeded weights. `output_gain` scales the predicted noise, 0.3 in the golden values."""
     patcher = new_unet(unet_config, family)
     unet = patcher.model.diffusion_model

@@ -1,4 +1,6 @@
-"""Stylize every content with every style as the paper's protocol asks, measure the results and report. Called by dev.py evaluate."""
+"""Stylize every content with every style as the paper's protocol asks, measure the results and report. Called by dev.py
+evaluate.
+"""
 
 import argparse
 import asyncio
@@ -30,7 +32,8 @@ def server_url(text: str) -> str:
 def curve(text: str) -> tuple[str, float, float]:
     shape, *ends = text.split(":")
     if shape not in SHAPES or len(ends) != 2:
-        raise argparse.ArgumentTypeError(f"{text} should be one of {', '.join(SHAPES)}, with start and end, such as cosine:1:0.5")
+        raise argparse.ArgumentTypeError(f"{text} should be one of {', '.join(SHAPES)}, with start and end, such as "
+                                         "cosine:1:0.5")
     start, end = map(float, ends)
     return shape, start, end
 
@@ -39,10 +42,13 @@ def parse_arguments(arguments: list[str] | None):
     parser = argparse.ArgumentParser(prog="dev.py evaluate", description=__doc__)
     parser.add_argument("--content", type=Path, required=True, metavar="DIR")
     parser.add_argument("--style", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="what is there already is not made again")
-    parser.add_argument("--checkpoint", metavar="FILE", help="an SD checkpoint, with --server its name there (default: a built-in model)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
+                        help="what is there already is not made again")
+    parser.add_argument("--checkpoint", metavar="FILE",
+                        help="an SD checkpoint, with --server its name there (default: a built-in model)")
     parser.add_argument("--built-in", choices=("unet", "transformer"), default="unet",
-                        help="which model, where no checkpoint is named; the transformer sees styles where StyleID Positions puts them")
+                        help="which model, where no checkpoint is named; the transformer sees styles where StyleID "
+                             "Positions puts them")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--server", type=server_url, action="append", default=[], metavar="URL",
                        help="a running ComfyUI with this pack; several share the work (default: one is started)")
@@ -59,7 +65,8 @@ def parse_arguments(arguments: list[str] | None):
     parser.add_argument("--gamma-curve", type=curve, metavar="SHAPE:START:END",
                         help="multiplies gamma over the sampling, such as cosine:1:0.5")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="weights of the metrics' networks")
-    parser.add_argument("--metrics", nargs="+", metavar="NAME", help="as python -m styleid_core.metrics knows them; none: only stylize")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME",
+                        help="as python -m styleid_core.metrics knows them; none: only stylize")
     parser.set_defaults(**RECIPES[parser.parse_known_args(arguments)[0].recipe])
     return parser.parse_args(arguments)
 
@@ -101,8 +108,8 @@ def report(options, results: Results):
 def evaluate(options):
     contents, unreadable_contents = readable_pictures(options.content)
     styles, unreadable_styles = readable_pictures(options.style)
-    method = Method(options.checkpoint and Path(options.checkpoint).name, options.side, options.steps, options.blocks, options.schedule,
-                    options.gamma_curve, options.color_strength, options.refine, options.built_in)
+    method = Method(options.checkpoint and Path(options.checkpoint).name, options.side, options.steps, options.blocks,
+                    options.schedule, options.gamma_curve, options.color_strength, options.refine, options.built_in)
     out = options.out.resolve()
     check_method(out, method)
     settings = [Setting(*point) for point in product(options.gamma, options.temperature)]

@@ -20,7 +20,8 @@ def model_nodes(method: Method) -> tuple[dict, dict[str, list]]:
     source = {"model": ["model", 0], "positive": ["model", 1], "vae": ["model", 2]}
     if method.built_in == "unet":
         return {"model": node("StyleIDDemoModel")}, source
-    nodes = {"model": node("StyleIDDemoTransformer"), "positions": node("StyleIDPositions", model=["model", 0], **POSITIONS)}
+    nodes = {"model": node("StyleIDDemoTransformer"),
+                 "positions": node("StyleIDPositions", model=["model", 0], **POSITIONS)}
     return nodes, source | {"model": ["positions", 0]}
 
 
@@ -28,11 +29,11 @@ def inversion_nodes(name: str, picture: str, method: Method, positive: list, vae
     """Load, cut to a square and invert one picture; the node `name` has noise, features and sigmas."""
     return {
         f"{name}_file": node("LoadImage", image=picture),
-        f"{name}_square": node("ImageScale", image=[f"{name}_file", 0], upscale_method="lanczos", width=method.side, height=method.side,
-                               crop="center"),
+        f"{name}_square": node("ImageScale", image=[f"{name}_file", 0], upscale_method="lanczos", width=method.side,
+                               height=method.side, crop="center"),
         f"{name}_latent": node("VAEEncode", pixels=[f"{name}_square", 0], vae=vae),
-        name: node("DDIMInvert", model=["capture", 0], latent=[f"{name}_latent", 0], positive=positive, steps=method.steps,
-                   schedule=method.schedule, refine=method.refine),
+        name: node("DDIMInvert", model=["capture", 0], latent=[f"{name}_latent", 0], positive=positive,
+                   steps=method.steps, schedule=method.schedule, refine=method.refine),
     }
 
 
@@ -74,11 +75,11 @@ def make_prompt(method: Method, content: str, style: str, setting: Setting) -> d
         **inversion_nodes("content", content, method, positive, vae),
         **inversion_nodes("style", style, method, positive, vae),
         "start": node("LatentAdaIN", content=["content", 0], style=["style", 0], color_strength=method.color_strength),
-        "inject": node("InjectStyleKV", model=source["model"], content_features=["content", 1], style_features=["style", 1],
-                       gamma=setting.gamma, temperature=setting.temperature, **curve),
+        "inject": node("InjectStyleKV", model=source["model"], content_features=["content", 1],
+                       style_features=["style", 1], gamma=setting.gamma, temperature=setting.temperature, **curve),
         "euler": node("KSamplerSelect", sampler_name="euler"),
-        "sample": node("SamplerCustom", model=["inject", 0], add_noise=False, noise_seed=0, cfg=1.0, positive=positive, negative=positive,
-                       sampler=["euler", 0], sigmas=["content", 2], latent_image=["start", 0]),
+        "sample": node("SamplerCustom", model=["inject", 0], add_noise=False, noise_seed=0, cfg=1.0, positive=positive,
+                       negative=positive, sampler=["euler", 0], sigmas=["content", 2], latent_image=["start", 0]),
         "decode": node("VAEDecode", samples=["sample", 0], vae=vae),
         "result": node("PreviewImage", images=["decode", 0]),
     }

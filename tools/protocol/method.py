@@ -14,8 +14,8 @@ from ..host import HostError, say
 
 
 class Method(NamedTuple):
-    """What all pictures of a folder have in common; checkpoint is a name that ComfyUI lists, or None for a model that is `built_in`
-    ("unet", "transformer"), and gamma_curve what StyleID Curve gets: shape, start, end.
+    """What all pictures of a folder have in common; checkpoint is a name that ComfyUI lists, or None for a model that
+    is `built_in` ("unet", "transformer"), and gamma_curve what StyleID Curve gets: shape, start, end.
     """
     checkpoint: str | None
     side: int
@@ -62,7 +62,9 @@ def check_readable(path: Path):
 
 
 def readable_pictures(folder: Path) -> tuple[list[Path], int]:
-    """(pictures directly in `folder`, number of those left out because they cannot be read); HostError when none is left."""
+    """(pictures directly in `folder`, number of those left out because they cannot be read); HostError when none is
+    left.
+    """
     if not folder.is_dir():
         raise HostError(f"There is no folder {folder}.")
     readable, unreadable = [], 0
@@ -85,8 +87,8 @@ def all_pairs(contents: list[Path], styles: list[Path]) -> list[Pair]:
         pair = Pair(content, style)
         other = pairs.setdefault(pair.name, pair)
         if other != pair:
-            raise HostError(f"{other.content.name} with {other.style.name} and {content.name} with {style.name} would both be written to "
-                            f"{pair.name}.png. Rename one of them.")
+            raise HostError(f"{other.content.name} with {other.style.name} and {content.name} with {style.name} would "
+                            f"both be written to {pair.name}.png. Rename one of them.")
     return list(pairs.values())
 
 
@@ -104,13 +106,16 @@ def check_method(folder: Path, method: Method):
 
 
 def sides(pairs: list[Pair]) -> tuple[str, str]:
-    """(that which is gone through picture by picture, that whose inversions are kept in files), of which the second has fewer pictures."""
+    """(that which is gone through picture by picture, that whose inversions are kept in files), of which the second has
+    fewer pictures.
+    """
     styles, contents = (len({getattr(pair, side) for pair in pairs}) for side in ("style", "content"))
     return ("content", "style") if contents > styles else ("style", "content")
 
 
 class Results:
-    """The pictures of all pairs at all settings. One is done when its file is there, and is tried once when it failed."""
+    """The pictures of all pairs at all settings. One is done when its file is there, and is tried once when it failed.
+    """
 
     def __init__(self, folder: Path, pairs: list[Pair], settings: list[Setting]):
         self.folder, self.pairs, self.settings = folder, pairs, settings
@@ -118,13 +123,15 @@ class Results:
         self.total = len(pairs) * len(settings)
         for setting in settings:
             (folder / setting.name).mkdir(parents=True, exist_ok=True)
-        self.bar = tqdm(desc="Stylizing", total=self.total, initial=self.done, unit="picture", disable=self.done == self.total)
+        self.bar = tqdm(desc="Stylizing", total=self.total, initial=self.done, unit="picture",
+                        disable=self.done == self.total)
 
     def path(self, pair: Pair, setting: Setting) -> Path:
         return self.folder / setting.name / f"{pair.name}.png"
 
     def missing(self, pair: Pair) -> list[Setting]:
-        return [setting for setting in self.settings if not self.path(pair, setting).exists() and (pair, setting) not in self.failed]
+        return [setting for setting in self.settings if not self.path(pair, setting).exists()
+                and (pair, setting) not in self.failed]
 
     def keep(self, pair: Pair, setting: Setting, outcome: bytes | str):
         """Write a PNG, or tell and count why there is none."""

@@ -37,7 +37,8 @@ class ComfyUI:
     def stylize(self, method: Method, pair: Pair, content: Picture, style: Picture, settings: list[Setting]) -> tuple:
         """(pair, {setting: PNG, or why there is none})."""
         try:
-            return pair, {setting: asyncio.run(stylize(self.url, method, content, style, setting, self.inversions)) for setting in settings}
+            return pair, {setting: asyncio.run(stylize(self.url, method, content, style, setting, self.inversions))
+                          for setting in settings}
         except LOST:
             self.stop()
             os._exit(1)  # Ray starts an actor that died again, with a new ComfyUI, and gives it this pair
@@ -64,7 +65,8 @@ def stylize_on_ray(address: str, method: Method, checkpoint: Path | None, result
     actors = start_actors(checkpoint, kept)
     pool = ActorPool(actors)
     for pair in sorted(results.left, key=attrgetter(turn)):
-        pool.submit(lambda actor, pair: actor.stylize.remote(method, pair, *map(read_picture, pair), results.missing(pair)), pair)
+        pool.submit(lambda actor, pair: actor.stylize.remote(method, pair, *map(read_picture, pair),
+                                                             results.missing(pair)), pair)
     while pool.has_next():
         try:
             pair, outcomes = pool.get_next_unordered()

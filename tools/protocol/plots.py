@@ -39,8 +39,10 @@ def draw_fid_against_lpips(rows: list[Row], path: Path):
     for row in rows:
         point = row.mean("lpips"), row.mean("fid")
         axis.plot(*point, "o", color="tab:blue")
-        axis.annotate(f"{row.setting.gamma:g}, {row.setting.temperature:g}", point, xytext=(5, 3), textcoords="offset points", fontsize=8)
-    axis.set(title="each point: gamma, temperature", xlabel="LPIPS: distance to the content", ylabel="FID: distance to the styles")
+        axis.annotate(f"{row.setting.gamma:g}, {row.setting.temperature:g}", point, xytext=(5, 3),
+                      textcoords="offset points", fontsize=8)
+    axis.set(title="each point: gamma, temperature", xlabel="LPIPS: distance to the content",
+             ylabel="FID: distance to the styles")
     axis.margins(x=0.25, y=0.15)
     figure.savefig(path, dpi=110)
     plt.close(figure)
@@ -48,7 +50,8 @@ def draw_fid_against_lpips(rows: list[Row], path: Path):
 
 def tile(path: Path) -> Image.Image:
     """The middle of a picture, as it was stylized."""
-    return ImageOps.fit(ImageOps.exif_transpose(Image.open(path)).convert("RGB"), (TILE, TILE), Image.Resampling.LANCZOS)
+    return ImageOps.fit(ImageOps.exif_transpose(Image.open(path)).convert("RGB"), (TILE, TILE),
+                        Image.Resampling.LANCZOS)
 
 
 def draw_contact_sheet(results: Results, setting: Setting, path: Path):
@@ -56,7 +59,8 @@ def draw_contact_sheet(results: Results, setting: Setting, path: Path):
     contents, styles = (list(dict.fromkeys(side))[:SHOWN] for side in zip(*results.pairs))
     by_pair = {pair: results.path(pair, setting) for pair in results.pairs}
     grid = [[None, *styles], *([content, *(by_pair[content, style] for style in styles)] for content in contents)]
-    sheet = Image.new("RGB", ((len(styles) + 1) * (TILE + GAP) - GAP, (len(contents) + 1) * (TILE + GAP) - GAP), "white")
+    sheet = Image.new("RGB", ((len(styles) + 1) * (TILE + GAP) - GAP, (len(contents) + 1) * (TILE + GAP) - GAP),
+                      "white")
     for y, line in enumerate(grid):
         for x, shown in enumerate(line):
             if shown and shown.exists():

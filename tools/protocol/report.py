@@ -26,15 +26,19 @@ class Row(NamedTuple):
 
 
 def measure(folder: Path, arguments: list[str]):
-    """Write report.json of the pictures in `folder`; HostError when the metrics cannot be had, which they tell themselves."""
-    command = [sys.executable, "-m", "styleid_core.metrics", "--stylized", folder, "--out", folder / "report.json", *arguments]
+    """Write report.json of the pictures in `folder`; HostError when the metrics cannot be had, which they tell
+    themselves.
+    """
+    command = [sys.executable, "-m", "styleid_core.metrics", "--stylized", folder, "--out", folder / "report.json",
+               *arguments]
     if subprocess.call([str(part) for part in command], cwd=ROOT):
         raise HostError(f"{folder} was not measured. Its pictures are kept: the same command goes on from there.")
 
 
 def read_row(folder: Path, setting: Setting) -> Row:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    scores = {name: (score["mean"], score["standard_error"]) for name, score in report["scores"].items() if name in TITLES}
+    scores = {name: (score["mean"], score["standard_error"]) for name, score in report["scores"].items()
+              if name in TITLES}
     return Row(setting, report["pairs"], scores, report["networks"], len(report["skipped"]))
 
 
@@ -49,7 +53,8 @@ def cell(mean: float, error: float | None) -> str:
 
 def write_markdown(rows: list[Row], path: Path):
     names = measured(rows)
-    lines = [f"| gamma | temperature | pairs | {' | '.join(TITLES[name] for name in names)} |", "|---" * (3 + len(names)) + "|"]
+    lines = [f"| gamma | temperature | pairs | {' | '.join(TITLES[name] for name in names)} |",
+             "|---" * (3 + len(names)) + "|"]
     lines += [f"| {row.setting.gamma:g} | {row.setting.temperature:g} | {row.pairs} | "
               f"{' | '.join(cell(*row.scores[name]) for name in names)} |" for row in rows]
     networks = {metric: network for row in rows for metric, network in row.networks.items()}
@@ -63,5 +68,7 @@ def write_csv(rows: list[Row], path: Path):
     names = measured(rows)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["gamma", "temperature", "pairs", *(column for name in names for column in (name, f"{name}_standard_error"))])
-        writer.writerows([*row.setting, row.pairs, *(value for name in names for value in row.scores[name])] for row in rows)
+        writer.writerow(["gamma", "temperature", "pairs",
+                         *(column for name in names for column in (name, f"{name}_standard_error"))])
+        writer.writerows([*row.setting, row.pairs, *(value for name in names for value in row.scores[name])]
+                         for row in rows)

@@ -65,13 +65,15 @@ class Queue:
             self.waiting.setdefault(self.picture_of(pair), deque()).append(pair)
 
     async def take(self, picture: Path | None) -> Pair | None:
-        """A pair of a `picture` of the side, or of that with most pairs left. None when all are done, for which it waits: others may fail.
+        """A pair of a `picture` of the side, or of that with most pairs left. None when all are done, for which it
+        waits: others may fail.
         """
         async with self.changed:
             await self.changed.wait_for(lambda: self.waiting or not self.taken)
             if not self.waiting:
                 return None
-            chosen = picture if picture in self.waiting else max(self.waiting, key=lambda picture: len(self.waiting[picture]))
+            chosen = picture if picture in self.waiting else max(self.waiting,
+                                                                 key=lambda picture: len(self.waiting[picture]))
             pair = self.waiting[chosen].popleft()
             if not self.waiting[chosen]:
                 del self.waiting[chosen]
@@ -93,7 +95,9 @@ class Queue:
 
 
 async def work(url: str, queue: Queue, method: Method, results: Results, inversions: Inversions | None):
-    """Make pictures on one server until all pairs are done, or it was lost once more in a row than RETRY_SECONDS allows."""
+    """Make pictures on one server until all pairs are done, or it was lost once more in a row than RETRY_SECONDS
+    allows.
+    """
     picture, losses = None, 0
     while pair := await queue.take(picture):
         try:
@@ -106,7 +110,8 @@ async def work(url: str, queue: Queue, method: Method, results: Results, inversi
             if losses == len(RETRY_SECONDS):
                 tqdm.write(f"[styleid] {url} is lost for good.")
                 return
-            tqdm.write(f"[styleid] {url} is lost ({error or type(error).__name__}), trying it again in {RETRY_SECONDS[losses]} s")
+            tqdm.write(f"[styleid] {url} is lost ({error or type(error).__name__}), trying it again in "
+                       f"{RETRY_SECONDS[losses]} s")
             await queue.pause(RETRY_SECONDS[losses])
             picture, losses = None, losses + 1
         else:
@@ -120,4 +125,5 @@ async def stylize_on_servers(urls: list[str], method: Method, results: Results, 
     queue = Queue(results.left, turn)
     await asyncio.gather(*(work(url, queue, method, results, Inversions(kept) if files else None) for url in urls))
     if results.left:
-        raise HostError(f"No server is left: {results.done} of {results.total} pictures are done. The same command goes on from there.")
+        raise HostError(f"No server is left: {results.done} of {results.total} pictures are done. The same command "
+                        "goes on from there.")

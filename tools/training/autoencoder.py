@@ -36,13 +36,14 @@ def new_autoencoder(seed: int) -> torch.nn.Sequential:
 
 def shipped_autoencoder() -> torch.nn.Sequential:
     state, network = load_file(AUTOENCODER), new_autoencoder(0)
-    network.load_state_dict({name.replace("taesd_encoder", "0").replace("taesd_decoder", "1"): tensor for name, tensor in state.items()
+    network.load_state_dict({name.replace("taesd_encoder", "0").replace("taesd_decoder", "1"): tensor
+                             for name, tensor in state.items()
                              if name.startswith("taesd")})
     return network.requires_grad_(False)
 
 
-def autoencoder_task(autoencoder: torch.nn.Sequential, training: list[Path], held_back: list[Path], device: torch.device,
-                     batch_scale: int) -> Task:
+def autoencoder_task(autoencoder: torch.nn.Sequential, training: list[Path], held_back: list[Path],
+                     device: torch.device, batch_scale: int) -> Task:
     pictures = Pool(load_pictures(training, SHORT_SIDES), device)
     test = load_squares(held_back, 256)
 
@@ -70,7 +71,9 @@ def latent_error(z: torch.Tensor) -> torch.Tensor:
 
 
 def prepare(crops: torch.Tensor, generator: torch.Generator, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """uint8 crops (B, 3, H, W) as what to restore, mirrored half of the time, and the noise (B, C, H / 8, W / 8) for its latent."""
+    """uint8 crops (B, 3, H, W) as what to restore, mirrored half of the time, and the noise (B, C, H / 8, W / 8) for
+    its latent.
+    """
     if torch.rand(1, generator=generator) < 0.5:
         crops = crops.flip(-1)
     batch, _, height, width = crops.shape
@@ -81,4 +84,5 @@ def prepare(crops: torch.Tensor, generator: torch.Generator, noise: float) -> tu
 def encode_all(encoder: torch.nn.Module, pictures: Iterable[torch.Tensor], device: torch.device) -> list[torch.Tensor]:
     """Latents (C, H / 8, W / 8) of uint8 pictures, as the encoder makes them."""
     with torch.inference_mode(), half_precision(device):
-        return [encoder(to_float(x[None].to(device)).contiguous(memory_format=torch.channels_last))[0].float().cpu() for x in pictures]
+        return [encoder(to_float(x[None].to(device)).contiguous(memory_format=torch.channels_last))[0].float().cpu()
+                for x in pictures]

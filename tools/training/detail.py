@@ -1,5 +1,5 @@
-"""The autoencoder, or its decoder alone, trained on for LPIPS (Zhang et al. 2018, arXiv 1801.03924) beside absolute error, as squared
-error restores a blur.
+"""The autoencoder, or its decoder alone, trained on for LPIPS (Zhang et al. 2018, arXiv 1801.03924) beside absolute
+error, as squared error restores a blur.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,12 @@ STROKES_IN_BATCH = 1
 AVERAGE_DECAY = 0.995
 
 Distance = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # of each pair of pictures (B, 3, H, W) in 0..1
-Batch = tuple[torch.Tensor, torch.Tensor]  # what to restore (B, 3, H, W) in 0..1, and the noise (B, C, H / 8, W / 8) for its latent
+# What to restore (B, 3, H, W) in 0..1, and the noise (B, C, H / 8, W / 8) for its latent.
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
-def detail_task(autoencoder: torch.nn.Sequential, training: list[Path], strokes: list[Path], held_back: list[Path], lpips: Distance,
-                device: torch.device, batch_scale: int) -> Task:
+def detail_task(autoencoder: torch.nn.Sequential, training: list[Path], strokes: list[Path], held_back: list[Path],
+                lpips: Distance, device: torch.device, batch_scale: int) -> Task:
     """`strokes` are drawn pictures that are in every batch, at their own size."""
     draw, test = drawer(training, strokes, device, batch_scale), load_squares(held_back, 256)
 
@@ -42,8 +43,8 @@ def detail_task(autoencoder: torch.nn.Sequential, training: list[Path], strokes:
     return Task("detail", autoencoder, loss, validate, AVERAGE_DECAY)
 
 
-def decoder_task(autoencoder: torch.nn.Sequential, training: list[Path], strokes: list[Path], held_back: list[Path], lpips: Distance,
-                 device: torch.device, batch_scale: int) -> Task:
+def decoder_task(autoencoder: torch.nn.Sequential, training: list[Path], strokes: list[Path], held_back: list[Path],
+                 lpips: Distance, device: torch.device, batch_scale: int) -> Task:
     """The same for the decoder alone, so that models of the encoder's latents stay as good as they are."""
     draw, test = drawer(training, strokes, device, batch_scale), load_squares(held_back, 256)
     encoder, decoder = autoencoder
@@ -60,7 +61,8 @@ def decoder_task(autoencoder: torch.nn.Sequential, training: list[Path], strokes
     return Task("decoder", decoder, loss, validate, AVERAGE_DECAY)
 
 
-def drawer(training: list[Path], strokes: list[Path], device: torch.device, batch_scale: int) -> Callable[[torch.Generator], Batch]:
+def drawer(training: list[Path], strokes: list[Path], device: torch.device,
+           batch_scale: int) -> Callable[[torch.Generator], Batch]:
     """Draws this process's part of a batch, a part of it from pictures of `strokes`."""
     pools = Pool(load_pictures(training, SHORT_SIDES), device), Pool(load_pictures(strokes, (512,)), device)
     counts = (BATCH - STROKES_IN_BATCH) * batch_scale, STROKES_IN_BATCH * batch_scale
@@ -72,14 +74,16 @@ def drawer(training: list[Path], strokes: list[Path], device: torch.device, batc
     return draw
 
 
-def perceptual_error(restored: torch.Tensor, x: torch.Tensor, lpips: Distance, share: float, generator: torch.Generator) -> torch.Tensor:
+def perceptual_error(restored: torch.Tensor, x: torch.Tensor, lpips: Distance, share: float,
+                     generator: torch.Generator) -> torch.Tensor:
     """Absolute error, and LPIPS for its `share` of it."""
     top, left = torch.randint(LPIPS_STRIDE, (2,), generator=generator).tolist()
     distance = lpips(restored[..., top:, left:], x[..., top:, left:]).mean()
     return (1 - share) * (restored - x).abs().mean() + share * distance
 
 
-def restoration(autoencoder: torch.nn.Sequential, pictures: torch.Tensor, lpips: Distance, device: torch.device) -> dict[str, float]:
+def restoration(autoencoder: torch.nn.Sequential, pictures: torch.Tensor, lpips: Distance,
+                device: torch.device) -> dict[str, float]:
     """Means over uint8 `pictures` (B, 3, H, W); the fine energy is a share of the picture's own."""
     values = []
     for x in to_float(pictures).to(device).split(1):

@@ -1,4 +1,6 @@
-"""A transformer in the layout of Lumina 2 and Z-Image, trained to predict the velocity of a rectified flow (Liu et al. 2022)."""
+"""A transformer in the layout of Lumina 2 and Z-Image, trained to predict the velocity of a rectified flow (Liu et al.
+2022).
+"""
 
 from pathlib import Path
 from unittest import mock
@@ -38,8 +40,8 @@ def untrained_flow(seed: int):
     return patcher
 
 
-def flow_task(patcher, autoencoder: torch.nn.Sequential, training: list[Path], held_back: list[Path], folder: Path, seed: int,
-              device: torch.device, batch_scale: int) -> Task:
+def flow_task(patcher, autoencoder: torch.nn.Sequential, training: list[Path], held_back: list[Path], folder: Path,
+              seed: int, device: torch.device, batch_scale: int) -> Task:
     encoder = autoencoder[0]
     latents, labels = training_latents(encoder, training, folder, device)
     pool = Pool(latents, device, shares(labels))
@@ -57,7 +59,8 @@ def flow_task(patcher, autoencoder: torch.nn.Sequential, training: list[Path], h
         z, prompts = random_batch(pool, labels, BATCHES, batch_scale, generator)
         sigmas = torch.randn(len(z), generator=generator).sigmoid()  # more of the middle (Esser et al. 2024)
         parts = own_part(z / DEVIATION, prompts, sigmas, torch.randn(z.shape, generator=generator))
-        with mock.patch.object(comfy.model_management, "in_training", True):  # ComfyUI's fused kernels have no gradients
+        # ComfyUI's fused kernels have no gradients.
+        with mock.patch.object(comfy.model_management, "in_training", True):
             return errors(network, *(sent(part, device) for part in parts)).mean()
 
     return Task("flow", patcher.model.diffusion_model, loss, validation(errors, test, VALIDATION_SIGMAS, seed, device))

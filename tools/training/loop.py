@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 WARM_UP = 200
-COOL_DOWN = 0.25  # of all steps; the rate is constant before, so that a run can go on with more steps than first planned
+# Of all steps; the rate is constant before, so that a run can go on with more steps than first planned.
+COOL_DOWN = 0.25
 
 
 class Task(NamedTuple):
@@ -27,7 +28,8 @@ class Task(NamedTuple):
 
 def workers() -> tuple[int, int]:
     """(rank, number) of this process among those that share every batch."""
-    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if torch.distributed.is_initialized() else (0, 1)
+    return (torch.distributed.get_rank(),
+            torch.distributed.get_world_size()) if torch.distributed.is_initialized() else (0, 1)
 
 
 def own_part(*batches: Sequence) -> list[Sequence]:
@@ -65,7 +67,8 @@ def rate_factor(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / WARM_UP, (steps - step) / (COOL_DOWN * steps))
 
 
-def train(task: Task, folder: Path, steps: int, learning_rate: float, seed: int, device: torch.device, every: int = 500) -> torch.nn.Module:
+def train(task: Task, folder: Path, steps: int, learning_rate: float, seed: int, device: torch.device,
+          every: int = 500) -> torch.nn.Module:
     """The averaged network after `steps` optimiser steps.
 
     Every `every` steps it writes `<name>.pt` in `folder`, from which the next call with the same arguments goes on, and
@@ -98,11 +101,12 @@ def train(task: Task, folder: Path, steps: int, learning_rate: float, seed: int,
         if rank == 0 and ((step + 1) % every == 0 or step + 1 == steps):
             with torch.inference_mode():
                 validation = task.validate(average.module)
-            rows.append({"step": step + 1, "seconds": round(time.time() - started), "loss": torch.stack(losses).mean().item(),
+            rows.append({"step": step + 1, "seconds": round(time.time() - started),
+                         "loss": torch.stack(losses).mean().item(),
                          "held_back": validation})
             losses = []
-            save(checkpoint, network=network.state_dict(), average=average.state_dict(), optimizer=optimizer.state_dict(),
-                 step=step + 1, rows=rows, seconds=time.time() - started)
+            save(checkpoint, network=network.state_dict(), average=average.state_dict(),
+                 optimizer=optimizer.state_dict(), step=step + 1, rows=rows, seconds=time.time() - started)
             write_log(folder / f"{task.name}.csv", rows)
     return average.module.requires_grad_(False)
 

@@ -39,7 +39,8 @@ def paint(photograph: Image.Image, style: Style, rng: numpy.random.Generator) ->
         paths = strokes(rng.random((count, 2)) * size, partial(at, angles), length / STEPS)
         tone = at(tones, paths[:, STEPS // 2]) * (len(colors) - 1) + rng.normal(0, 0.35, count)
         shades = colors[tone.round().clip(0, len(colors) - 1).astype(int)] + rng.normal(0, style.jitter, (count, 3))
-        for path, color, side in zip(paths, shades.clip(0, 255).astype(int).tolist(), rng.integers(narrow, wide + 1, count).tolist()):
+        for path, color, side in zip(paths, shades.clip(0, 255).astype(int).tolist(),
+                                     rng.integers(narrow, wide + 1, count).tolist()):
             if length < side:
                 x, y = path[0]
                 canvas.ellipse([x - side / 2, y - side / 2, x + side / 2, y + side / 2], fill=tuple(color))
@@ -53,7 +54,8 @@ def edge_angles(light: numpy.ndarray, elsewhere: float) -> numpy.ndarray:
     dy, dx = numpy.gradient(gaussian_filter(light, 10))
     xx, xy, yy = (gaussian_filter(product, 12) for product in (dx * dx, dx * dy, dy * dy))
     strength = xx + yy
-    return numpy.where(strength > numpy.quantile(strength, FLATTEST), (numpy.arctan2(2 * xy, xx - yy) + math.pi) / 2, elsewhere)
+    return numpy.where(strength > numpy.quantile(strength, FLATTEST), (numpy.arctan2(2 * xy, xx - yy) + math.pi) / 2,
+                       elsewhere)
 
 
 def lightness(light: numpy.ndarray, equalized: bool) -> numpy.ndarray:

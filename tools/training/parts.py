@@ -1,4 +1,6 @@
-"""Self-attention that looks at parts and not at colors: AlexNet says how alike two places of gray pictures are, of one and of two."""
+"""Self-attention that looks at parts and not at colors: AlexNet says how alike two places of gray pictures are, of one
+and of two.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,7 +53,9 @@ def parts(features: list[torch.Tensor], side: int) -> torch.Tensor:
 
 @contextmanager
 def seen_queries_and_keys(unet: torch.nn.Module) -> Iterator[list[dict[str, torch.Tensor]]]:
-    """Of the self-attention of each injected block, in the UNet's last call: "to_q" and "to_k", each (B, heads, tokens, channels)."""
+    """Of the self-attention of each injected block, in the UNet's last call: "to_q" and "to_k", each (B, heads, tokens,
+    channels).
+    """
     seen, handles = [], []
     for block in BLOCKS:
         attention = unet.output_blocks[block][1].transformer_blocks[0].attn1
@@ -69,18 +73,23 @@ def seen_queries_and_keys(unet: torch.nn.Module) -> Iterator[list[dict[str, torc
 
 
 def wanted_attention(seen_parts: torch.Tensor, other: int) -> torch.Tensor:
-    """Logarithms (B, 1, N, N) of the attention that `seen_parts` (B, N, F) ask for, to the picture `other` places on."""
+    """Logarithms (B, 1, N, N) of the attention that `seen_parts` (B, N, F) ask for, to the picture `other` places on.
+    """
     return (seen_parts @ seen_parts.roll(other, 0).mT / TEMPERATURE).log_softmax(-1)[:, None]
 
 
 def divergence(queries: torch.Tensor, keys: torch.Tensor, wanted: torch.Tensor, other: int) -> torch.Tensor:
-    """Kullback-Leibler divergence of attention (B, heads, N, C) from what is `wanted` of it, to the picture `other` places on."""
+    """Kullback-Leibler divergence of attention (B, heads, N, C) from what is `wanted` of it, to the picture `other`
+    places on.
+    """
     logits = queries @ keys.roll(other, 0).mT / queries.shape[-1] ** 0.5
     return (wanted.exp() * (wanted - logits.log_softmax(-1))).sum(-1).mean()
 
 
-def attention_error(seen: list[dict[str, torch.Tensor]], network: torch.nn.Sequential, pictures: torch.Tensor) -> torch.Tensor:
-    """How far the attention that was `seen` is from that of the pictures' parts: to the picture itself, and to another; mean of blocks.
+def attention_error(seen: list[dict[str, torch.Tensor]], network: torch.nn.Sequential,
+                    pictures: torch.Tensor) -> torch.Tensor:
+    """How far the attention that was `seen` is from that of the pictures' parts: to the picture itself, and to another;
+    mean of blocks.
 
     `pictures` (B, 3, H, W) in 0..1 are those of the first B samples.
     """
@@ -88,8 +97,10 @@ def attention_error(seen: list[dict[str, torch.Tensor]], network: torch.nn.Seque
     with torch.no_grad():
         features = features_of(network, pictures)
         parts_at = {tokens: parts(features, isqrt(tokens)) for tokens in {block["to_k"].shape[2] for block in seen}}
-        wanted_at = {tokens: [wanted_attention(places, other) for other in others] for tokens, places in parts_at.items()}
+        wanted_at = {tokens: [wanted_attention(places, other) for other in others]
+                     for tokens, places in parts_at.items()}
     for block in seen:
         queries, keys = (block[name][:len(pictures)] for name in ("to_q", "to_k"))
-        errors.append(sum(divergence(queries, keys, logs, other) for logs, other in zip(wanted_at[keys.shape[2]], others)))
+        errors.append(sum(divergence(queries, keys, logs, other)
+                          for logs, other in zip(wanted_at[keys.shape[2]], others)))
     return torch.stack(errors).mean()

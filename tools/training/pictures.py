@@ -64,8 +64,8 @@ def load_picture(path: Path, short_side: int, multiple: int = 8) -> torch.Tensor
 def load_pictures(paths: list[Path], short_sides: tuple[int, ...]) -> list[torch.Tensor]:
     with ThreadPoolExecutor() as threads:
         return [picture for side in short_sides
-                for picture in tqdm(threads.map(partial(load_picture, short_side=side), paths), f"Loading at {side} pixels",
-                                    total=len(paths), leave=False)]
+                for picture in tqdm(threads.map(partial(load_picture, short_side=side), paths),
+                                    f"Loading at {side} pixels", total=len(paths), leave=False)]
 
 
 def load_squares(paths: list[Path], side: int) -> torch.Tensor:
@@ -79,7 +79,9 @@ def to_float(pictures: torch.Tensor) -> torch.Tensor:
 
 
 class Pool:
-    """Pictures or latents (C, H, W) of any sizes, held on `device`; `weights` (members,) say how often each is taken beside the others."""
+    """Pictures or latents (C, H, W) of any sizes, held on `device`; `weights` (members,) say how often each is taken
+    beside the others.
+    """
 
     def __init__(self, tensors: list[torch.Tensor], device: torch.device, weights: torch.Tensor | None = None):
         self.flat = torch.cat([tensor.flatten(1) for tensor in tensors], 1).to(device)
@@ -89,12 +91,15 @@ class Pool:
         self.weights = torch.ones(len(tensors)) if weights is None else weights
 
     def crops(self, count: int, side: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-        """Crops (count, C, side, side) at random places of random members that are large enough, and the members' indices."""
+        """Crops (count, C, side, side) at random places of random members that are large enough, and the members'
+        indices.
+        """
         large = self.sizes.amin(1) >= side
         chosen = torch.multinomial(self.weights * large, count, replacement=True, generator=generator)
         sizes = self.sizes[chosen]
         top, left = (torch.rand(count, 2, generator=generator) * (sizes - side + 1)).long().unbind(1)
-        first, width = (sent(x, self.flat.device)[:, None, None] for x in (self.starts[chosen] + top * sizes[:, 1] + left, sizes[:, 1]))
+        first, width = (sent(x, self.flat.device)[:, None, None]
+                        for x in (self.starts[chosen] + top * sizes[:, 1] + left, sizes[:, 1]))
         across = torch.arange(side, device=self.flat.device)
         return self.flat[:, first + across[:, None] * width + across].movedim(0, 1), chosen
 

@@ -28,7 +28,8 @@ def save_autoencoder(autoencoder: torch.nn.Sequential, path: Path):
     encoder, decoder = autoencoder
     parts = {"taesd_encoder": encoder.state_dict(), "taesd_decoder": decoder.state_dict(),
              "vae": {"vae_scale": torch.tensor(Latents.scale_factor), "vae_shift": torch.tensor(0.0)}}
-    save_file({key if part == "vae" else f"{part}.{key}": half(value) for part, state in parts.items() for key, value in state.items()},
+    save_file({key if part == "vae" else f"{part}.{key}": half(value) for part, state in parts.items()
+               for key, value in state.items()},
               path)
 
 
@@ -49,7 +50,8 @@ def read_log(path: Path) -> dict[str, list[float]]:
 def take_logs(trained: dict[str, Path], folder: Path) -> dict[str, dict]:
     """All logs, now in `folder`: those of the stages `trained`, and the shipped ones of the others."""
     sources = {name: trained.get(name, WEIGHTS / f"{name}.csv") for name in REACHED}
-    sources = {name: source for name, source in sources.items() if source.exists()}  # the decoder need not have been trained alone
+    # The decoder need not have been trained alone.
+    sources = {name: source for name, source in sources.items() if source.exists()}
     for name, source in sources.items():
         (folder / f"{name}.csv").write_bytes(source.read_bytes())  # which may be the same file
     return {name: read_log(folder / f"{name}.csv") for name in sources}
@@ -86,10 +88,12 @@ def made(device: torch.device, processes: int) -> str:
     return f"on {machine}, PyTorch {torch.__version__}, Python {platform.python_version()}; {precision}"
 
 
-def write_card(networks: dict[str, torch.nn.Module], logs: dict[str, dict], facts: dict[str, float], device: torch.device, path: Path):
+def write_card(networks: dict[str, torch.nn.Module], logs: dict[str, dict], facts: dict[str, float],
+               device: torch.device, path: Path):
     rows = [f"| {name} | {log['step'][-1]:.0f} | {log['seconds'][-1] / 3600:.2f} | {log['loss'][-1]:.5f} | "
             f"{REACHED[name][1].format(log['held_back'][-1])} |" for name, log in logs.items()]
-    sizes = {name: sum(parameter.numel() for parameter in network.parameters()) / 1e6 for name, network in networks.items()}
+    sizes = {name: sum(parameter.numel() for parameter in network.parameters()) / 1e6
+             for name, network in networks.items()}
     path.write_text(CARD.format(sizes=sizes, rows="\n".join(rows), made=made(device, facts["processes"]),
                                 stages=" ".join(logs),
                                 steps=" ".join(f"--{name}-steps {log['step'][-1]:.0f}" for name, log in logs.items()),
@@ -100,8 +104,9 @@ def write_report(networks: dict[str, torch.nn.Module], trained: dict[str, Path],
                  device: torch.device, pictures: Path):
     """`networks` are all three; `trained` are the logs of the stages of this run; `pictures` are those to show.
 
-    `facts` are for the card: how many pictures were `found`, `painted` and `drawn` to train on, and `held_back`; the `psnr`, `lpips` and
-    `fine_energy` that the autoencoder reaches on these; the `seed`, the `batch_scale`, and the number of `processes`.
+    `facts` are for the card: how many pictures were `found`, `painted` and `drawn` to train on, and `held_back`; the
+    `psnr`, `lpips` and `fine_energy` that the autoencoder reaches on these; the `seed`, the `batch_scale`, and the
+    number of `processes`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_autoencoder(networks["autoencoder"], folder / AUTOENCODER.name)

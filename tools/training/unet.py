@@ -1,5 +1,5 @@
-"""A UNet in SD 1.x's layout, trained to predict the noise of SD 1.x's schedule, weighted by min-SNR (Hang et al. 2023), with an
-attention that looks at parts.
+"""A UNet in SD 1.x's layout, trained to predict the noise of SD 1.x's schedule, weighted by min-SNR (Hang et al. 2023),
+with an attention that looks at parts.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,8 @@ from .pictures import Pool, load_pictures, load_squares, sent
 
 SHORT_SIDES = (160, 256, 384)
 BATCHES = ((16, 32), (32, 8))  # (latent side, batch), in turn: the larger teaches attention over more tokens
-SHARES = {"photograph": 0.26, "western painting": 0.16, "chinese painting": 0.08, "empty prompt": 0.50}  # the last are painted and drawn
+# The last are painted and drawn.
+SHARES = {"photograph": 0.26, "western painting": 0.16, "chinese painting": 0.08, "empty prompt": 0.50}
 MAX_SNR = 5.0
 PARTS_WEIGHT = 0.05  # of the attention's error, taken of one sample in eight, as decoder and AlexNet take long
 EMPTY_PROMPT = 0.7  # share of samples that see the empty prompt whatever their folder
@@ -26,7 +27,9 @@ VALIDATION_TIMESTEPS = (50, 250, 500, 750, 950)
 
 def training_latents(encoder: torch.nn.Module, paths: list[Path], folder: Path,
                      device: torch.device) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Latents of all pictures at each size, also mirrored, and their prompts' indices; kept in `folder`, as they take minutes."""
+    """Latents of all pictures at each size, also mirrored, and their prompts' indices; kept in `folder`, as they take
+    minutes.
+    """
     kept, origin = folder / "latents.pt", [fingerprint(encoder), *map(str, paths)]
     known = torch.load(kept) if kept.exists() else {}
     if known.get("origin") != origin:
@@ -55,8 +58,8 @@ def untrained_unet(seed: int):
     return load_unet(seed, output_gain=0.0, unet_config=TRAINED_UNET, family=MiniatureSD)
 
 
-def unet_task(patcher, autoencoder: torch.nn.Sequential, training: list[Path], held_back: list[Path], folder: Path, seed: int,
-              device: torch.device, batch_scale: int, weights: Path | None) -> Task:
+def unet_task(patcher, autoencoder: torch.nn.Sequential, training: list[Path], held_back: list[Path], folder: Path,
+              seed: int, device: torch.device, batch_scale: int, weights: Path | None) -> Task:
     """`weights` is the folder of AlexNet, torch hub's by default."""
     (encoder, decoder), alexnet = autoencoder, load_alexnet(weights, device)
     latents, labels = training_latents(encoder, training, folder, device)
@@ -84,18 +87,22 @@ def unet_task(patcher, autoencoder: torch.nn.Sequential, training: list[Path], h
             pictures = decoder(z[:max(2, len(z) // 8)]).float().clamp(0, 1)
         return error + PARTS_WEIGHT * attention_error(seen, alexnet, pictures)
 
-    return Task("unet", patcher.model.diffusion_model, loss, validation(errors, test, VALIDATION_TIMESTEPS, seed, device))
+    return Task("unet", patcher.model.diffusion_model, loss,
+                validation(errors, test, VALIDATION_TIMESTEPS, seed, device))
 
 
 def validation(errors: Callable[..., torch.Tensor], test: torch.Tensor, levels: tuple[float, ...], seed: int,
                device: torch.device) -> Callable[[torch.nn.Module], float]:
-    """A network's mean of `errors` with the empty prompt: latents `test` (B, C, H, W), at each noise level, always in the same noise."""
+    """A network's mean of `errors` with the empty prompt: latents `test` (B, C, H, W), at each noise level, always in
+    the same noise.
+    """
     noise = torch.randn(test.shape, generator=torch.Generator().manual_seed(seed))
     batches = [(z.to(device), e.to(device)) for z, e in zip(test.split(16), noise.split(16))]
 
     def validate(network):
         return torch.cat([
-            errors(network, z, torch.zeros(len(z), dtype=torch.long, device=device), torch.full((len(z),), level, device=device), e)
+            errors(network, z, torch.zeros(len(z), dtype=torch.long, device=device),
+                   torch.full((len(z),), level, device=device), e)
             for level in levels for z, e in batches]).mean().item()
 
     return validate

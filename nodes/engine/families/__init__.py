@@ -6,23 +6,33 @@ IN_LOCKSTEP     whether features can be recomputed while they are injected, bloc
 TENSORS         how many tensors of equal width its features are, for each block
 
 matches(model)                     whether a MODEL is of the family
-path(model)                        how the model mixes noise in, see `styleid_core.paths`; ValueError for one that cannot be inverted
+path(model)                        how the model mixes noise in, see `styleid_core.paths`; ValueError for one that
+                                   cannot be inverted
 inversion_prompt(model, prompt)    the CONDITIONING to invert with, of the one that is given
-select(model, text)                the self-attentions that a user's text names, as a list of Block; ValueError for a part that
-                                   names none
+select(model, text)                the self-attentions that a user's text names, as a list of Block; ValueError for a
+                                   part that names none
 blocks(model)                      all that can be named
-token_shapes(model, blocks, size)  (height, width, channels of all tensors) of the features of each, for a latent of `size` (H, W)
+token_shapes(model, blocks, size)  (height, width, channels of all tensors) of the features of each, for a latent of
+                                   `size` (H, W)
 embedding(model)                   its rotary positions, see `positions`; None where it has none
-position(model, arguments, kwargs)    where the picture of a call with these arguments stands, an integer: features differ by it
+position(model, arguments, kwargs)
+                                   where the picture of a call with these arguments stands, an integer: features
+                                   differ by it
 moved(model, features, by)         those of a picture that stands so much further
 as_captured(kept)                  features as they were captured, whatever version of a file they come from
 
-record(model, options, blocks, seen, shape)    let calls with these transformer_options, for latents of `shape` (batch, H, W), put
-                                   the features of each of `blocks` into the dict `seen`; a ValueError where others cut them into tiles
-inject(model, options, blocks, size)    let calls with these transformer_options, for latents of `size` (H, W), attend in `blocks` as
-                                   their `Call` says
-for_call(model, options, kwargs, call)    the transformer_options of one call, which is recorded or has a `Call`; `kwargs` are its others
-above(options)                     the name of what stands on top of the injection in a call, and may leave it out; None: nothing
+record(model, options, blocks, seen, shape)
+                                   let calls with these transformer_options, for latents of `shape` (batch, H, W), put
+                                   the features of each of `blocks` into the dict `seen`; a ValueError where others
+                                   cut them into tiles
+inject(model, options, blocks, size)
+                                   let calls with these transformer_options, for latents of `size` (H, W), attend in
+                                   `blocks` as their `Call` says
+for_call(model, options, kwargs, call)
+                                   the transformer_options of one call, which is recorded or has a `Call`; `kwargs`
+                                   are its others
+above(options)                     the name of what stands on top of the injection in a call, and may leave it out;
+                                   None: nothing
 """
 
 import importlib
@@ -30,12 +40,22 @@ from collections.abc import Iterator
 from types import ModuleType
 
 from comfy.model_patcher import ModelPatcher
+from torch.nn import Module
 
 from .. import logger
 
+
+def attends_over_time(network: Module) -> bool:
+    return any(hasattr(each, "time_stack") for each in network.modules())
+
+
+def is_ming(network: Module) -> bool:
+    return bool(getattr(network, "masked_pad_multiple", None))
+
+
 LOOKALIKES = {  # networks of a class that is served, which work in another way
-    "attention over time, as models of videos have it": lambda network: any(hasattr(each, "time_stack") for each in network.modules()),
-    "references behind its picture, as Ming-Image has them": lambda network: getattr(network, "masked_pad_multiple", None),
+    "attention over time, as models of videos have it": attends_over_time,
+    "references behind its picture, as Ming-Image has them": is_ming,
 }
 
 

@@ -40,8 +40,8 @@ def path(model: ModelPatcher) -> Flow | ScaledFlow:
     if isinstance(sampling, host.SCALED_FLOW):
         return ScaledFlow()
     if not isinstance(sampling, CONST):
-        raise ValueError("This model is not set to flow matching, along which it would be inverted. Remove the node that changes its "
-                         "sampling.")
+        raise ValueError("This model is not set to flow matching, along which it would be inverted. Remove the node "
+                         "that changes its sampling.")
     return Flow()
 
 
@@ -55,7 +55,9 @@ def inversion_prompt(model: ModelPatcher, conditioning: list) -> list:
 def blocks(model: ModelPatcher) -> list[Block]:
     network = model.model.diffusion_model
     layout = layout_of(network)
-    return [Block(side, number, index) for side, name in layout.sides.items() for number in range(len(getattr(network, name)))
+    return [Block(side, number, index)
+            for side, name in layout.sides.items()
+            for number in range(len(getattr(network, name)))
             for index in range(layout.attentions(network, number))]
 
 
@@ -129,19 +131,20 @@ class Attention(NamedTuple):
         return torch.cat([x[:, :self.picture.start], part.unflatten(-1, x.shape[2:]), x[:, self.picture.stop:]], 1)
 
     def injected(self, shared: Shared, move: Callable | None, masks: "Masks") -> torch.Tensor:
-        """What comes out for all tokens, of which the picture's attend as `shared` says, to the styles' keys where they are moved,
-        and the others to the picture as it is.
+        """What comes out for all tokens, of which the picture's attend as `shared` says, to the styles' keys where they
+        are moved, and the others to the picture as it is.
         """
         def attention(q, k, v):
-            return self.original(q.unflatten(-1, self.q.shape[2:]), self.among_others(k, self.k), self.among_others(v, self.v),
-                             masks.for_keys(k.shape[1]))
+            all_k, all_v = self.among_others(k, self.k), self.among_others(v, self.v)
+            return self.original(q.unflatten(-1, self.q.shape[2:]), all_k, all_v, masks.for_keys(k.shape[1]))
 
         out = attend(self.asked(shared, move), self.tokens, attention)
         before, after = self.q[:, :self.picture.start], self.q[:, self.picture.stop:]
         others = torch.cat([before, after], 1)
         if not others.shape[1]:
             return out
-        before, after = self.original(others, self.k, self.v, masks.of_others).split([before.shape[1], after.shape[1]], 1)
+        of_others = self.original(others, self.k, self.v, masks.of_others)
+        before, after = of_others.split([before.shape[1], after.shape[1]], 1)
         return torch.cat([before, out, after], 1)
 
     def asked(self, shared: Shared, move: Callable | None) -> list[Asked]:
@@ -159,7 +162,8 @@ class Attention(NamedTuple):
 class Masks(NamedTuple):
     """An attention mask (..., queries or 1, keys) split: what the picture's queries see, and the others'.
 
-    even   whether it tells no parts of the picture apart, which a style does not have: a truth on the mask's device, or None
+    even   whether it tells no parts of the picture apart, which a style does not have: a truth on the mask's device, or
+           None
     """
     picture: slice
     of_picture: torch.Tensor | None = None
@@ -171,7 +175,8 @@ class Masks(NamedTuple):
         mask, start, stop = self.of_picture, self.picture.start, self.picture.stop
         if mask is None or count == stop - start:
             return mask
-        return torch.cat([mask[..., :start], mask[..., start:start + 1].expand(*mask.shape[:-1], count), mask[..., stop:]], -1)
+        of_style = mask[..., start:start + 1].expand(*mask.shape[:-1], count)
+        return torch.cat([mask[..., :start], of_style, mask[..., stop:]], -1)
 
 
 def masks_of(mask: torch.Tensor | None, picture: slice, length: int) -> Masks:
@@ -180,12 +185,13 @@ def masks_of(mask: torch.Tensor | None, picture: slice, length: int) -> Masks:
     columns, by_query = mask[..., picture], mask.shape[-2] == length
     rows = mask[..., picture, :] if by_query else mask
     others = torch.cat([mask[..., :picture.start, :], mask[..., picture.stop:, :]], -2) if by_query else mask
-    return Masks(picture, rows[..., :1, :], others, (columns == columns[..., :1]).all() & (rows == rows[..., :1, :]).all())
+    even = (columns == columns[..., :1]).all() & (rows == rows[..., :1, :]).all()
+    return Masks(picture, rows[..., :1, :], others, even)
 
 
 class Counter:
-    """Tells of each attention of one model call which Block it is, by what ComfyUI writes into its transformer_options and by the
-    attentions before.
+    """Tells of each attention of one model call which Block it is, by what ComfyUI writes into its transformer_options
+    and by the attentions before.
     """
     def __init__(self):
         self.last = Block("", -1, -1)
@@ -201,13 +207,15 @@ class Counter:
 
 def put_inside(model: ModelPatcher, options: dict, size: tuple[int, int],
                attention_of: Callable[[Block, dict], Callable[[Attention], torch.Tensor | None] | None]):
-    """Let `attention_of(block, options of the call)` stand in the place of self-attentions, for pictures of a latent of `size`; where it
-    gives None, or what it gives does, the call goes on as it was. What another node has put there is what both call.
+    """Let `attention_of(block, options of the call)` stand in the place of self-attentions, for pictures of a latent of
+    `size`; where it gives None, or what it gives does, the call goes on as it was. What another node has put there is
+    what both call.
     """
     network, before = model.model.diffusion_model, options.get(host.OVERRIDE)
     layout, tokens = layout_of(network), math.prod(grid(model, size))
 
-    def override(func, q, k, v, heads, mask=None, skip_reshape=False, skip_output_reshape=False, **kwargs):  # noqa: PLR0913  ComfyUI's
+    def override(func, q, k, v, heads, mask=None,  # noqa: PLR0913  ComfyUI's
+                 skip_reshape=False, skip_output_reshape=False, **kwargs):
         proceed = func if before is None else partial(before, func)
         call_options = kwargs.get(host.TRANSFORMER_OPTIONS) or {}
         counter = call_options.get(COUNTER)
@@ -219,11 +227,14 @@ def put_inside(model: ModelPatcher, options: dict, size: tuple[int, int],
             def attend_to(q, k, v, mask):
                 return proceed(*(x.transpose(1, 2) for x in (q, k, v)), heads, mask=mask, skip_reshape=True, **kwargs)
 
-            channels, picture = (q.shape[-1] if skip_reshape else q.flatten(2).shape[-1] // heads), slice(end - tokens, end)
-            whole = (x.transpose(1, 2) if skip_reshape else x.flatten(2).unflatten(-1, (-1, channels)) for x in (q, k, v))
-            out = inside(Attention(*whole, picture, mask, attend_to))
+            def by_heads(x):
+                return x.transpose(1, 2) if skip_reshape else x.flatten(2).unflatten(-1, (-1, channels))
+
+            channels = q.shape[-1] if skip_reshape else q.flatten(2).shape[-1] // heads
+            out = inside(Attention(by_heads(q), by_heads(k), by_heads(v), slice(end - tokens, end), mask, attend_to))
         if out is None:
-            return proceed(q, k, v, heads, mask=mask, skip_reshape=skip_reshape, skip_output_reshape=skip_output_reshape, **kwargs)
+            return proceed(q, k, v, heads, mask=mask, skip_reshape=skip_reshape,
+                           skip_output_reshape=skip_output_reshape, **kwargs)
         return out.unflatten(-1, (heads, -1)).transpose(1, 2) if skip_output_reshape else out
 
     override.of_styleid = True
@@ -242,7 +253,8 @@ def name_blocks(options: dict, count: int):
 
 
 def run_named(number: int, replacement: Callable | None, args: dict, extra: dict) -> dict:
-    args = args | {host.TRANSFORMER_OPTIONS: args[host.TRANSFORMER_OPTIONS] | {host.SIDE: "double", host.NUMBER: number}}
+    options = args[host.TRANSFORMER_OPTIONS] | {host.SIDE: "double", host.NUMBER: number}
+    args = args | {host.TRANSFORMER_OPTIONS: options}
     return replacement(args, extra) if replacement else extra["original_block"](args)
 
 
@@ -255,7 +267,8 @@ def above(options: dict) -> str | None:
     return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[Block, Tokens], shape: tuple[int, int, int]):
+def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[Block, Tokens],
+           shape: tuple[int, int, int]):
     def keep(block, attention):
         seen[block] = Tokens(*map(attention.of_picture, (attention.q, attention.k, attention.v)))
 
@@ -288,12 +301,13 @@ def check_shapes(block: Block, attention: Attention, shared: Shared):
     for share in shared.shares:
         content, style = list(share.content.shape[1:]), [each.shape[-1] for each in share.style]
         if content != [attention.tokens, works_on[0]] or style != works_on:
-            raise ValueError(f"The self-attention of {block.side} block {block.number} works on {attention.tokens} tokens of {works_on} "
-                             f"channels (queries, keys, values), which does not fit the queries of content_features {content} and "
-                             f"the style_features' {style}. Capture them with the model that samples.")
+            raise ValueError(f"The self-attention of {block.side} block {block.number} works on {attention.tokens} "
+                             f"tokens of {works_on} channels (queries, keys, values), which does not fit the queries "
+                             f"of content_features {content} and the style_features' {style}. Capture them with the "
+                             "model that samples.")
 
 
 def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None = None) -> dict:
-    """A copy, as some models write into theirs which block is at work; with the tokens of the reference latents, which not all tell."""
+    """A copy, as some models write into theirs; with the tokens of the reference latents, which not all tell."""
     references = [math.prod(grid(model, latent.shape[-2:])) for latent in kwargs.get(host.REFERENCE_LATENTS) or ()]
     return options | {REFERENCES: references, COUNTER: Counter(), CALL: call}

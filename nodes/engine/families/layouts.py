@@ -9,7 +9,7 @@ from torch.nn import Module
 from .. import host
 from .positions import Embedding, axes_embedding, video_embedding
 
-REFERENCES = "styleid_references"  # among transformer_options: tokens of each of the pictures that a model for editing is shown
+REFERENCES = "styleid_references"  # among transformer_options: tokens of each picture that a model for editing is shown
 
 
 def shown(network: Module, options: dict, tokens: int) -> int:
@@ -40,7 +40,7 @@ def at_the_origin(network: Module, context: Tensor, kwargs: dict) -> int:
 
 
 def after_the_prompt(network: Module, context: Tensor, kwargs: dict) -> int:
-    """In Lumina 2 and Z-Image a picture stands behind its prompt, and behind the pictures of Z-Image Omni and theirs."""
+    """In Lumina 2 and Z-Image a picture stands behind its prompt, and behind Z-Image Omni's pictures and theirs."""
     shown, prompts = kwargs.get(host.REFERENCE_LATENTS) or (), kwargs.get(host.REFERENCE_PROMPTS) or ()
     unpadded = shown and getattr(network, "siglip_embedder", None) is not None
     multiple, at = network.pad_tokens_multiple or 1, 0
@@ -53,14 +53,16 @@ def after_the_prompt(network: Module, context: Tensor, kwargs: dict) -> int:
 class Layout(NamedTuple):
     """Where the attention to the picture is.
 
-    sides       {block_type that ComfyUI tells, "block" where it tells none: the network's attribute that lists those blocks}
+    sides       {block_type that ComfyUI tells, "block" where it tells none: the network's attribute that lists those
+                blocks}
     patch       network: side of a token, in values of the latent
     width       network: channels of the queries of a token
     behind      network, transformer_options, tokens of the picture: how many tokens come after them
     attentions  network, number of a block: how many of its attentions count, of the first ones
     named       whether ComfyUI tells attention in which block it is
     embedding   network: its rotary positions, or None where places are absolute
-    position    network, the prompt (batch, tokens, channels), what else the model is called with: the picture's on the first axis
+    position    network, the prompt (batch, tokens, channels), what else the model is called with: the picture's on the
+                first axis
     """
     sides: dict[str, str]
     patch: Callable[[Module], int]
@@ -90,9 +92,11 @@ LAYOUTS = {
     "OpenAISignatureMMDITWrapper": Layout({"double": "joint_blocks"}, lambda network: network.patch_size,
                                           lambda network: network.hidden_size, attentions=self_attentions, named=False,
                                           embedding=lambda network: None),  # SD 3, SD 3.5
-    "SingleStreamDiT": Layout({"single": "blocks"}, lambda network: network.patch, lambda network: network.first.out_features),  # Krea 2
+    "SingleStreamDiT": Layout({"single": "blocks"}, lambda network: network.patch,
+                              lambda network: network.first.out_features),  # Krea 2
     "MiniTrainDIT": COSMOS,  # Cosmos-Predict 2, Anima
-    "WanModel": Layout({"double": "blocks"}, lambda network: network.patch_size[-1], lambda network: network.dim, embedding=rope_embedding),
+    "WanModel": Layout({"double": "blocks"}, lambda network: network.patch_size[-1], lambda network: network.dim,
+                       embedding=rope_embedding),
 }
 
 

@@ -15,7 +15,7 @@ SHIFTS = {"diagonal": (1, 1), "beside": (0, 1), "same": (0, 0)}  # down and righ
 
 
 class Positions(NamedTuple):
-    """How the keys of styles are changed: moved as one of SHIFTS says, and scaled from their high to their low frequencies."""
+    """How the keys of styles are changed: moved by one of SHIFTS, and scaled from high to low frequencies."""
     place: str = "diagonal"
     high: float = 0.5
     low: float = 1.5
@@ -57,7 +57,7 @@ def video_embedding(embedder: Module) -> Embedding:
 
 def key_move(embedding: Embedding | None, positions: Positions | None, grid: tuple[int, int],
               device: torch.device) -> Callable[[Tensor], Tensor] | None:
-    """What moves and scales keys (batch, tokens, channels) of a style beside a picture of `grid` tokens; None where nothing changes."""
+    """What moves and scales keys (batch, tokens, channels) of a style beside a picture of `grid` tokens, if any."""
     if embedding is None or positions in (None, UNMOVED):
         return None
     down, right = (shift * side for shift, side in zip(SHIFTS[positions.place], grid))

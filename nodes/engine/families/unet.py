@@ -12,6 +12,7 @@ from comfy.patcher_extension import WrappersMP
 
 from ....styleid_core.attend import KEYS, Asked, Part, Share, Shared, attend, sharpened, spread
 from ....styleid_core.blocks import Block, choose
+from ....styleid_core.features import Tokens
 from ....styleid_core.paths import Diffusion
 from .. import host
 from ..call import CALL, Call
@@ -37,8 +38,9 @@ def matches(model: ModelPatcher) -> bool:
 def path(model: ModelPatcher) -> Diffusion:
     sampling = model.get_model_object("model_sampling")
     if isinstance(sampling, CONST):
-        raise ValueError("This model is set to flow matching, whose path from picture to noise is not the one that DDIM inverts. "
-                         "Remove the node that changes its sampling (ModelSamplingSD3, ModelSamplingFlux).")
+        raise ValueError("This model is set to flow matching, whose path from picture to noise is not the one that "
+                         "DDIM inverts. Remove the node that changes its sampling (ModelSamplingSD3, "
+                         "ModelSamplingFlux).")
     return Diffusion(float(sampling.sigma_data))
 
 
@@ -67,8 +69,8 @@ def blocks(model: ModelPatcher) -> list[Block]:
 
 
 def select(model: ModelPatcher, text: str) -> list[Block]:
-    """"auto" is the paper's choice in terms of any layout: the two finest resolutions of the decoder that have self-attention,
-    which are blocks 6-11 in SD 1.x and SD 2.x, and 0-5 in SDXL.
+    """"auto" is the paper's choice in terms of any layout: the two finest resolutions of the decoder that have
+    self-attention, which are blocks 6-11 in SD 1.x and SD 2.x, and 0-5 in SDXL.
     """
     available = blocks(model)
     if text.strip().lower() == "auto":
@@ -79,7 +81,8 @@ def select(model: ModelPatcher, text: str) -> list[Block]:
 
 def doublings_left(model: ModelPatcher) -> list[int]:
     """Of each output block: how often the picture is still doubled between its self-attention and the end."""
-    upsampling = [any(isinstance(layer, Upsample) for layer in block) for block in model.model.diffusion_model.output_blocks]
+    output_blocks = model.model.diffusion_model.output_blocks
+    upsampling = [any(isinstance(layer, Upsample) for layer in block) for block in output_blocks]
     return [sum(upsampling[number:]) for number in range(len(upsampling))]
 
 
@@ -103,16 +106,18 @@ def token_shapes(model: ModelPatcher, blocks: list[Block], size: tuple[int, int]
 
 
 def block_address(extra_options: dict) -> Block:
-    return Block(*extra_options[host.BLOCK], extra_options[host.INDEX])  # torch 2.11 compiles no plain tuple that stands for one
+    # torch 2.11 compiles no plain tuple that stands for one
+    return Block(*extra_options[host.BLOCK], extra_options[host.INDEX])
 
 
 def put_around(options: dict, first: tuple = (), last: tuple = ()):
-    """Run attn1_patches before every other, so that they meet the LayerNorm output and not what others make of it, or after."""
+    """Run attn1_patches before every other, where they meet the LayerNorm output as it is, or after."""
     patches = options[host.PATCHES] = options.get(host.PATCHES, {}).copy()
     patches[host.ATTENTION_INPUT] = [*first, *patches.get(host.ATTENTION_INPUT, []), *last]
 
 
-def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[Block, torch.Tensor], shape: tuple[int, int, int]):
+def record(model: ModelPatcher, options: dict, blocks: list[Block], seen: dict[Block, torch.Tensor],
+           shape: tuple[int, int, int]):
     def attn1_patch(n, context, value, extra_options):
         block = block_address(extra_options)
         if block in blocks:
@@ -132,8 +137,9 @@ def refuse_tiles(options: dict, pictures: Callable[[Block, dict], int | None]):
     def attn1_patch(n, context, value, extra_options):
         expected = pictures(block_address(extra_options), extra_options)
         if expected is not None and not len(n) == len(context) == expected:
-            raise ValueError("Another node cuts self-attention into tiles (HyperTile, MSW-MSA), and each would see only a part of the "
-                             "style. Remove it from the model that is inverted and from the one that is sampled.")
+            raise ValueError("Another node cuts self-attention into tiles (HyperTile, MSW-MSA), and each would see "
+                             "only a part of the style. Remove it from the model that is inverted and from the one "
+                             "that is sampled.")
         return n, context, value
 
     put_around(options, last=(attn1_patch,))
@@ -165,10 +171,10 @@ def inject(model: ModelPatcher, options: dict, blocks: list[Block], size: tuple[
 
 def check_shape(block: Block, n: torch.Tensor, share: Share):
     if n.shape != share.content.shape or n.shape[-1] != share.style.shape[-1]:
-        raise ValueError(f"The self-attention of output block {block.number} works on {list(n.shape)} (batch, tokens, channels), which "
-                         f"does not fit content_features {list(share.content.shape)} and style_features "
-                         f"{list(share.style.shape)}. Capture them with the model that samples, without nodes that shrink the "
-                         "picture inside the UNet.")
+        raise ValueError(f"The self-attention of output block {block.number} works on {list(n.shape)} (batch, tokens, "
+                         f"channels), which does not fit content_features {list(share.content.shape)} and "
+                         f"style_features {list(share.style.shape)}. Capture them with the model that samples, without "
+                         "nodes that shrink the picture inside the UNet.")
 
 
 def above(options: dict) -> None:
@@ -192,8 +198,8 @@ def joined(parts: list[torch.Tensor]) -> torch.Tensor:
 
 
 def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None = None) -> dict:
-    """With a `call`, attention is ours where several parts are attended, and where another node has put its own in place of it,
-    which is then called for each of them.
+    """With a `call`, attention is ours where several parts are attended, and where another node has put its own in
+    place of it, which is then called for each of them.
     """
     if call is None:
         return options
@@ -214,15 +220,15 @@ def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None
 
 
 def for_replacement(shared: Shared) -> Shared:
-    """For what another node has put in place of attention: it may need the whole picture, and may hand on the picture's own values,
-    which are there even for nobody's queries.
+    """For what another node has put in place of attention: it may need the whole picture, and may hand on the picture's
+    own values, which are there even for nobody's queries.
     """
     own = shared.own or Part(indices=torch.empty(0, dtype=torch.long))
     return Shared(own, [share._replace(part=share.part._replace(indices=None)) for share in shared.shares])
 
 
 def attention_apart(shared: Shared, replace: Callable | None, options: dict) -> Callable:
-    """An attn1_replace for projected `queries` and `keys`: each part through ComfyUI's attention, or through what another node gave."""
+    """An attn1_replace that takes each part through ComfyUI's attention, or through what another node gave."""
     tokens = shared.shares[0].content.shape[1]
 
     def attn1_replace(q, k, v, extra_options):
@@ -234,18 +240,22 @@ def attention_apart(shared: Shared, replace: Callable | None, options: dict) -> 
             return comfy_attention.optimized_attention(q, k, v, heads, attn_precision=extra_options[host.PRECISION],
                                                        transformer_options=options | extra_options)
 
-        return attend(split_parts(shared, tokens, heads, q, k, v), tokens, attention, v[:, :tokens] if shared.own else None)
+        own_values = v[:, :tokens] if shared.own else None
+        return attend(split_parts(shared, tokens, heads, Tokens(q, k, v)), tokens, attention, own_values)
 
     return attn1_replace
 
 
-def split_parts(shared: Shared, tokens: int, heads: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> list[Asked]:
+def split_parts(shared: Shared, tokens: int, heads: int, projected: Tokens) -> list[Asked]:
+    """What `queries` and `keys` have put together, of pictures of so many `tokens`, once it is `projected`."""
     own = [] if shared.own is None else [shared.own]
     parts = own + [share.part for share in shared.shares]
     query_counts = [tokens if part.indices is None else len(part.indices) for part in parts]
     key_counts = [tokens for _ in own] + [share.style.shape[1] for share in shared.shares]
-    key_counts.append(k.shape[1] - sum(key_counts))  # the last is the sample of the picture's own
-    *k_parts, k_own = k.split(key_counts, 1)
-    asked = list(map(Asked, parts, q.split(query_counts, 1), k_parts, v.split(key_counts, 1)))
-    of_styles = [sharpened(each, k_own, heads) if share.auto else each for each, share in zip(asked[len(own):], shared.shares)]
+    key_counts.append(projected.k.shape[1] - sum(key_counts))  # the last is the sample of the picture's own
+    *k_parts, k_own = projected.k.split(key_counts, 1)
+    q_parts, v_parts = projected.q.split(query_counts, 1), projected.v.split(key_counts, 1)
+    asked = list(map(Asked, parts, q_parts, k_parts, v_parts))
+    of_styles = [sharpened(each, k_own, heads) if share.auto else each
+                 for each, share in zip(asked[len(own):], shared.shares)]
     return asked[:len(own)] + of_styles

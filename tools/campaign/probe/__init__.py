@@ -40,7 +40,8 @@ class CampaignLatent:
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802
-        return {"required": {"shape": ("STRING", {}), "fill": (list(cls.FILLS), {}), "mask": (list(cls.MASKS), {}), "seed": ("INT", {})}}
+        return {"required": {"shape": ("STRING", {}), "fill": (list(cls.FILLS), {}), "mask": (list(cls.MASKS), {}),
+                             "seed": ("INT", {})}}
 
     def make(self, shape, fill, mask, seed):
         sides = [int(side) for side in shape.split(",")]
@@ -104,7 +105,9 @@ class Anything(str):
 
 
 class CampaignReport:
-    """Tells of a LATENT or a number whether it is finite, its shape and a digest; `salt` keeps ComfyUI from a cached answer."""
+    """Tells of a LATENT or a number whether it is finite, its shape and a digest; `salt` keeps ComfyUI from a cached
+    answer.
+    """
     RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "report", CATEGORY, True
 
     @classmethod
@@ -119,7 +122,9 @@ class CampaignReport:
 
 
 class CampaignHealth:
-    """What the process holds: tensors, their bytes, resident memory, before and after the C library gives back what is free."""
+    """What the process holds: tensors, their bytes, resident memory, before and after the C library gives back what is
+    free.
+    """
     RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "report", CATEGORY, True
 
     @classmethod
@@ -130,7 +135,8 @@ class CampaignHealth:
         gc.collect()
         objects = gc.get_objects()
         tensors = [thing for thing in objects if issubclass(type(thing), torch.Tensor)]
-        told = {"objects": len(objects), "tensors": len(tensors), "tensor_mb": sum(tensor.nbytes for tensor in tensors) / 2 ** 20,
+        told = {"objects": len(objects), "tensors": len(tensors),
+                "tensor_mb": sum(tensor.nbytes for tensor in tensors) / 2 ** 20,
                 "resident_mb": psutil.Process().memory_info().rss / 2 ** 20}
         if trim:
             ctypes.CDLL("libc.so.6").malloc_trim(0)
