@@ -18,19 +18,19 @@ CALL = "styleid_call"  # among transformer_options
 
 
 class Call(NamedTuple):
-    """It travels in the call's own transformer_options, which every attention of that call is given, and none of
-    another.
+    """Holds what one model call attends to. ComfyUI hands it to each attention of this call, in the call's own
+    transformer_options. Attentions of other calls never see it.
 
     run            what the calls of a sampling share
     styles         those that are injected into it
     sigma          at which it is made
     device, dtype  of the model's tensors
-    batch          how many pictures it is for: whole copies of the `frames`
-    frames         which latents of the batch those are; None: all
-    position       where the pictures stand, as `Features.position`
-    features       {id of a source: {block: its features, as they are kept}}
-    reached        {block: True} of those that have asked
-    prepared       {block: what `shared` gives}, where the family needs it before the call
+    batch          length of the call's batch: the `frames`, once for each conditioning
+    frames         which latents of the sampled batch it is for; None: all
+    position       where the pictures stand among the model's positions, as `Features.position`
+    features       {id of a source: {block: its features, as `storage.store` keeps them}}, or a Companion for a dict
+    reached        {block: True} where the injected attention has run
+    prepared       {block: result of `shared`}; filled before the call by a UNet, empty for a transformer
     """
     run: "Run"
     styles: list[Style]
@@ -52,12 +52,15 @@ class Call(NamedTuple):
 
     def expected(self) -> set[Block]:
         """The blocks that have to be reached."""
-        weighted = [style for style in self.styles if style.at(self.sigma).weight]
-        return {block for style in weighted for block in style.content.blocks} & set(self.run.blocks)
+        return {block for block in self.run.blocks if self.weighted(block)}
+
+    def weighted(self, block: Block) -> list[Style]:
+        """The styles that have a weight in `block`."""
+        return [style for style in self.styles if block in style.content.blocks and style.at(self.sigma).weight]
 
     def shared(self, block: Block) -> Shared | None:
         """What the queries of `block` attend to; None where no style has a weight."""
-        weighted = [style for style in self.styles if block in style.content.blocks and style.at(self.sigma).weight]
+        weighted = self.weighted(block)
         if not weighted:
             return None
         captured = {}  # by source: styles that are injected into one content share its features
@@ -68,13 +71,13 @@ class Call(NamedTuple):
         weights = [(style, style.at(self.sigma).weight) for style in weighted]
         own, *parts = self.run.regions.parts(weights, block, tokens, self.device)
         shares = [self.share(style, block, part, captured) for style, part in zip(weighted, parts) if part is not None]
-        return Shared(own and self.part(own), shares) if shares else None
+        return Shared(None if own is None else self.part(own), shares) if shares else None
 
     def share(self, style: Style, block: Block, part: Part, captured: dict) -> Share:
         content, features = captured[id(style.content.source)], captured[id(style.features.source)]
         amounts = style.at(self.sigma)
         gamma, tau = amounts.gamma, amounts.tau
-        if self.run.compiled:  # a graph takes numbers for constants, and tensors for inputs
+        if self.run.compiled:  # torch.compile would bake numbers in as constants
             gamma, tau = torch.tensor(gamma).to(self.device, self.dtype), torch.tensor(tau, device=self.device)
         return Share(part=self.part(part), content=content.q if isinstance(content, Tokens) else content,
                      style=self.run.regions.kept(style, block, features), gamma=gamma, tau=tau, auto=style.auto_tau)
@@ -83,13 +86,13 @@ class Call(NamedTuple):
         return part if part.weight is None else part._replace(weight=self.for_batch(part.weight))
 
     def captured(self, features: Features, block: Block) -> torch.Tensor | Tokens:
-        """Of the pictures of this call, where those stand."""
+        """The features of `block`, restored, of the frames of this call and at its position."""
         model, family = self.run.model, self.run.family
         value = family.as_captured(restore(self.features[id(features.source)][block], self.device, self.dtype))
         return map_tensors(self.for_batch, family.moved(model, value, self.position - features.position))
 
     def for_batch(self, tensor: torch.Tensor) -> torch.Tensor:
-        """(batch of the latent or 1, ...) as that of the call."""
+        """A tensor (latents or 1, ...) repeated to the batch of the call."""
         if self.frames is not None and len(tensor) > 1:
             tensor = tensor[self.frames]
         return repeat_batch(tensor, self.batch)

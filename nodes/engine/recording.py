@@ -1,4 +1,4 @@
-"""How a MODEL records the self-attention of its inversion, or the calls from which that is computed again."""
+"""Records an inversion: the features of its self-attention, or the model calls to compute them from later."""
 
 import weakref
 from collections.abc import Callable
@@ -20,42 +20,53 @@ from .families import family_of
 from .memory import RAM, keeper
 from .sources import ModelCall, Recomputed
 
-INSIDE = {WrappersMP.DIFFUSION_MODEL: [WrappersMP.DIFFUSION_MODEL],  # kinds that a wrapper of this kind calls
+INSIDE = {WrappersMP.DIFFUSION_MODEL: [WrappersMP.DIFFUSION_MODEL],  # {kind of wrapper: it and the kinds inside it}
           WrappersMP.APPLY_MODEL: [WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL]}
 
 
 class Picture(NamedTuple):
-    """One latent (B, C, H, W) of an inversion: its slice of the batch, and what is kept of it and how, in memory of its
-    own, so that each can be let go alone.
+    """One of the latents (B, C, H, W) that are inverted in a batch.
+
+    slice   its part of the batch
+    batch   length of the batch
+    source  what is kept of it
+    keep    copies a tensor into memory of its own, so that each latent's can be freed alone
     """
     latent: torch.Tensor
     slice: slice
+    batch: int
     source: Kept | Recomputed
     keep: Callable[[torch.Tensor], torch.Tensor]
 
     def own(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor[self.slice]
+        """Its part of a tensor over the batch; other tensors whole."""
+        return tensor[self.slice] if tensor.ndim and len(tensor) == self.batch else tensor
 
     def kept(self, tensor: torch.Tensor) -> torch.Tensor:
         return self.keep(self.own(tensor))
 
 
 class Recorder:
-    """Owned by one inversion of `latents` as one batch: keeps features of every call on `device`, or the call."""
+    """Owned by one inversion of `latents` as one batch. Keeps features on `device`, or the call, of each step.
+
+    Step i calls the model once and `rounds[i]` times again, and its last call is kept.
+    """
 
     def __init__(self, model: ModelPatcher, request: CaptureRequest, latents: list[torch.Tensor], device: torch.device,
                  rounds: list[int]):
         self.patcher, self.model, self.family = weakref.ref(model), weakref.ref(model.model), family_of(model)
         self.request = request
+        batch, start = sum(map(len, latents)), 0
         self.pictures: list[Picture] = []
         for latent in latents:
-            start = self.pictures[-1].slice.stop if self.pictures else 0
-            self.pictures.append(Picture(latent, slice(start, start + len(latent)),
-                                         Recomputed([]) if request.device == RECOMPUTE else Kept([]),
-                                         keeper(model.load_device, device)))
-        self.shape = (self.pictures[-1].slice.stop, *latents[0].shape[-2:])
-        self.rounds, self.left = rounds, 0  # how often each step asks again, and how often the one at hand still will
+            source = Recomputed([]) if request.device == RECOMPUTE else Kept([])
+            part = slice(start, start + len(latent))
+            self.pictures.append(Picture(latent, part, batch, source, keeper(model.load_device, device)))
+            start = part.stop
+        self.shape = (batch, *latents[0].shape[-2:])
+        self.rounds, self.left = rounds, 0  # `left`: how often the step at hand will still call the model
         self.sigmas: list[float] = []
+        self.kept = 0  # steps
         self.position = 0  # of the pictures
         self.execute = execute  # or compiled
         self.seen: dict[Block, torch.Tensor] = {}  # in the model call at hand
@@ -64,7 +75,7 @@ class Recorder:
         *arguments, transformer_options = arguments
         sigma = float(transformer_options[host.SIGMAS][0])
         again = self.left > 0 and sigma == self.sigmas[-1]
-        if (len(x), *x.shape[-2:]) != self.shape or sigma in self.sigmas and not again:
+        if (len(x), *x.shape[-2:]) != self.shape or (sigma in self.sigmas and not again):
             raise ValueError("An inversion needs the whole picture in one model call for a step, and another node "
                              "makes several: for tiles, parts of the frames, or to compare them. Remove it from the "
                              "model that is inverted.")
@@ -81,6 +92,7 @@ class Recorder:
         output = self.execute(executor, *arguments, options, **kwargs)
         if not self.left and self.request.device != RECOMPUTE:
             self.keep_features(self.family.above(transformer_options))
+        self.kept += not self.left
         return output
 
     def keep_call(self, arguments: list, kwargs: dict, transformer_options: dict):
@@ -97,12 +109,12 @@ class Recorder:
 
     def keep_features(self, above: str | None):
         if self.seen.keys() != set(self.request.blocks):
-            by = f"{above} stands in the place of their attention"
+            why = f"{above} stands in the place of their attention"
             if above is None:
-                by = "another node leaves parts of the model out, or this ComfyUI does not tell where they are"
-            raise ValueError(f"The inversion did not reach all of the chosen blocks: {by}. Remove it from the model "
+                why = "another node leaves parts of the model out, or this ComfyUI does not tell where they are"
+            raise ValueError(f"The inversion did not reach all of the chosen blocks: {why}. Remove it from the model "
                              "that is inverted, or update ComfyUI.")
-        # What is compiled into CUDA graphs, the next call would write its own features into.
+        # The next call of compiled CUDA graphs writes into the same memory.
         seen = self.seen if self.execute is execute else map_tensors(torch.clone, self.seen)
         for each in self.pictures:
             own = seen if len(self.pictures) == 1 else map_tensors(each.own, seen)
@@ -111,26 +123,24 @@ class Recorder:
         self.seen.clear()
 
     def features(self, steps: int) -> list[Features]:
-        """Of each of the latents. ValueError unless the model was called at each of so many steps."""
+        """Those of each latent. ValueError unless so many steps were kept."""
         blocks = self.request.blocks
-        if blocks and len(self.sigmas) != steps:
-            raise ValueError(f"The inversion called the model at {len(self.sigmas)} of {steps} steps: another node "
-                             "left the others out, as caches of model calls do. Remove it from the model that is "
-                             "inverted.")
+        if blocks and not self.kept == len(self.sigmas) == steps:
+            raise ValueError(f"The inversion called the model at {self.kept} of {steps} steps: another node left the "
+                             "others out, as caches of model calls do. Remove it from the model that is inverted.")
         return [Features(self.sigmas, blocks, each.source, each.latent, position=self.position)
                 for each in self.pictures]
 
 
 def bare(model: ModelPatcher) -> ModelPatcher:
-    """A clone of MODEL that injects nothing and has no guidance and no cache of model calls, even if MODEL does: an
-    inversion follows the bare prediction of every step.
+    """A clone of MODEL without its injection, its guidance and its caches of model calls, as an inversion follows the
+    bare prediction of every step.
     """
     m = model.clone()
-    # ComfyUI takes the parent for the loaded model when this clone dies. After an error MODEL, a clone itself, would
-    # die with it.
+    # When this clone dies, ComfyUI keeps its parent loaded. MODEL may be a clone too, and die with it after an error.
     m.parent = model.parent or model
     m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    m.remove_additional_models(host.MULTIGPU)  # one call a step has nothing to share out
+    m.remove_additional_models(host.MULTIGPU)  # one call a step cannot be shared out
     for kind, key in product(m.wrappers, host.STEP_CACHES):
         m.remove_wrappers_with_key(kind, key)
     for name in host.GUIDANCE:
@@ -139,9 +149,9 @@ def bare(model: ModelPatcher) -> ModelPatcher:
 
 
 def record(model: ModelPatcher, latents: list[torch.Tensor], device: torch.device | None, rounds: list[int]) -> tuple:
-    """(`bare` clone of MODEL, its Recorder) for one inversion of `latents` (B, C, H, W), which does what
-    `request_capture` asked for, or keeps no features where there is no `device` for them. Of a step that asks the model
-    again, as often as its `rounds` say, the last call is kept.
+    """(`bare` clone of MODEL, its Recorder) for one inversion of `latents` (B, C, H, W) with `rounds` as in `Recorder`.
+
+    It does what `request_capture` asked for. Without a `device` for features it keeps the calls.
     """
     m = bare(model)
     request = requested_capture(model)

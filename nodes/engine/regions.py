@@ -15,7 +15,9 @@ from . import checks
 
 
 class Regions:
-    """Owned by one sampling run. What is worked out for a grid and weights serves all blocks and steps with them."""
+    """Owned by one sampling run, which also holds the styles. Keeps results by grid and weights, as blocks and steps
+    share them.
+    """
 
     def __init__(self, model: ModelPatcher, family: ModuleType, blocks: list[Block]):
         self.model, self.family, self.blocks = model, family, blocks
@@ -29,7 +31,7 @@ class Regions:
         return self.known[size][block]
 
     def kept(self, style: Style, block: Block, value: torch.Tensor | Tokens) -> torch.Tensor | Tokens:
-        """The style's features of a block, less the tokens that give no keys."""
+        """The style's features of a block, without the keys and values of tokens outside its mask."""
         if style.style_mask is None:
             return value
         grid = self.grid(block, style.features.size)
@@ -45,7 +47,7 @@ class Regions:
 
     def parts(self, weights: list[tuple[Style, float]], block: Block, tokens: int,
               device: torch.device) -> list[Part | None]:
-        """`attend.divided` of styles with these weights, for the `tokens` of a block."""
+        """The parts of a block's output as `attend.divided` gives them, for styles with these weights, on `device`."""
         grid = self.grid(block, weights[0][0].content.size)
         key = ("parts", grid, device, *((id(style), weight) for style, weight in weights))
         if key not in self.known:

@@ -17,42 +17,42 @@ from .tally import Tally
 
 
 class Run:
-    """Of one sampling of MODEL with `styles`. Two calls may be made at a time, each on a GPU of its own."""
+    """Serves one sampling of MODEL with `styles`, from several threads where ComfyUI shares it out to several GPUs."""
 
     def __init__(self, model: ModelPatcher, styles: list[Style], batch: int, sides: dict[UUID, str]):
         self.model, self.family, self.styles = model, family_of(model), styles
-        self.batch, self.sides = batch, sides  # of the latent, and of the prompts as `sides_of`
+        self.batch = batch  # of the sampled latent
+        self.sides = sides  # "cond" or "uncond" of each prompt
         self.ranges = [sigma_range(model, style.start, style.end) for style in styles]
         captured = {block for style in styles for block in style.content.blocks}
         self.blocks = [block for block in self.family.blocks(model) if block in captured]
         self.regions = Regions(model, self.family, self.blocks)
         self.sources = Sources(model, self.blocks)
         self.tally = Tally()
-        self.conditions: dict[torch.device, list[torch.Tensor]] = {}  # see `holds`
+        self.pending: dict[torch.device, list[torch.Tensor]] = {}  # see `check_later`
         self.execute, self.compiled = execute, False
 
     def model_call(self, executor, x, *arguments, **kwargs):
         """The wrapper of each call of the model."""
         *arguments, options = arguments
-        sigma = self.sigma_of(options)
-        indices, uuids = options[host.SIDES], options[host.PROMPTS]
-        active = [self.active(sigma, index, uuid) for index, uuid in zip(indices, uuids)]
+        sigma = self.start_of_call(options)
+        sides, uuids = options[host.SIDES], options[host.PROMPTS]
+        active = [self.active(sigma, side, uuid) for side, uuid in zip(sides, uuids)]
         if all(same(styles, active[0]) for styles in active):
             return self.uniform_call(executor, active[0], sigma, [x, *arguments], options, kwargs)
-        # Parts of the batch attend to other styles, or to their own keys, which may be of another number: one after the
-        # other.
+        # Each part of the batch alone: they attend to different styles, so their numbers of keys may differ.
         outputs = []
         for i, styles in enumerate(active):
             part, part_kwargs = chunk_of([[x, *arguments], kwargs], i, len(active), len(x))
-            part_options = options | {host.SIDES: [indices[i]], host.PROMPTS: [uuids[i]]}
+            part_options = options | {host.SIDES: [sides[i]], host.PROMPTS: [uuids[i]]}
             outputs.append(self.uniform_call(executor, styles, sigma, part, part_options, part_kwargs))
         return torch.cat(outputs)
 
-    def active(self, sigma: float, index: int, uuid: UUID) -> list[Style]:
-        """The styles that are injected into a call: for the prompt `uuid`, or, where another node made that up, by its
-        index in cond_or_uncond.
+    def active(self, sigma: float, side: int, uuid: UUID) -> list[Style]:
+        """The styles that are injected into a call for the prompt `uuid`. Where another node made that up, its `side`
+        tells, 0 or 1 as in ComfyUI's cond_or_uncond.
         """
-        side = self.sides.get(uuid, "uncond" if index else "cond")
+        side = self.sides.get(uuid, "uncond" if side else "cond")
         return [style for style, (highest, lowest) in zip(self.styles, self.ranges)
                 if lowest <= sigma <= highest and side in INJECT_INTO[style.inject_into]]
 
@@ -80,24 +80,26 @@ class Run:
         if any(each is not None and len(each) > 1 for each in batched):
             checks.require_whole_batch(len(x), len(options[host.SIDES]), self.batch if frames is None else len(frames))
 
-    def sigma_of(self, options: dict) -> float:
-        """Of a model call, with what the last one left to be seen: the host waits for its device only once."""
+    def start_of_call(self, options: dict) -> float:
+        """The sigma of a model call. ValueError for what the last call on this device left to be checked: both are
+        fetched at once, as each fetch waits for the device.
+        """
         sigma = options[host.SIGMAS][0]
-        conditions = self.conditions.pop(sigma.device, [])
-        if conditions:
-            sigma, *held = torch.stack([sigma, *(each.to(sigma) for each in conditions)]).tolist()
-            checks.require_even_masks(all(held))
+        pending = self.pending.pop(sigma.device, [])
+        if pending:
+            sigma, *even = torch.stack([sigma, *(each.to(sigma) for each in pending)]).tolist()
+            checks.require_even_masks(all(even))
         sigma = float(sigma)
-        self.tally.check(before=sigma)
+        self.tally.check(at_work=sigma)
         return sigma
 
-    def holds(self, condition: torch.Tensor):
-        """Ask, later, for a truth that the device is still working out."""
-        self.conditions.setdefault(condition.device, []).append(condition)
+    def check_later(self, even: torch.Tensor):
+        """Checks at the next call whether masks were `even`, as the device is still working it out."""
+        self.pending.setdefault(even.device, []).append(even)
 
     def finish(self):
-        """ValueError for what the last calls left to be seen."""
-        checks.require_even_masks(all(bool(each) for conditions in self.conditions.values() for each in conditions))
+        """ValueError for what the last calls left to be checked."""
+        checks.require_even_masks(all(bool(each) for pending in self.pending.values() for each in pending))
         self.tally.check()
 
 
@@ -107,11 +109,11 @@ def same(a: list, b: list) -> bool:
 
 
 def chunk_of(value, index: int, chunks: int, batch: int):
-    """One of the `chunks` in a batch of whatever a model is called with; what has no such batch stays whole."""
-    def part(tensor):
+    """`value` with one of the `chunks` of each tensor in it whose length is `batch`; others stay whole."""
+    def chunk(tensor):
         return tensor.chunk(chunks)[index] if tensor.ndim and len(tensor) == batch else tensor
 
-    return map_tensors(part, value)
+    return map_tensors(chunk, value)
 
 
 def sigma_range(model: ModelPatcher, start: float, end: float) -> tuple[float, float]:

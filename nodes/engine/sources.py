@@ -1,6 +1,4 @@
-"""Where the features of a step come from in a sampling run: kept, in memory or in a file, or computed again from the
-inversion's calls.
-"""
+"""Brings the features of a step to a sampling run: from memory, from a file, or by making inversion calls again."""
 
 import threading
 import weakref
@@ -22,11 +20,11 @@ from .origin import fingerprint, same_weights
 
 
 class ModelCall(NamedTuple):
-    """A call of the diffusion model in an inversion, to be made again; its tensors are in RAM.
+    """One model call of an inversion, to be made again. Its tensors are in RAM.
 
-    arguments  x (B, C, H, W) first, and then in their order, but for the transformer_options
-    kwargs     what it was called with besides
-    options    the transformer_options, less those of one run
+    arguments  by their order, x (B, C, H, W) first, without the transformer_options
+    kwargs     by their names
+    options    the transformer_options, without `host.OF_ONE_RUN`
     model      whose diffusion model was called
     hooks      as `hook_references`
     """
@@ -42,22 +40,25 @@ class ModelCall(NamedTuple):
 
 
 class Recomputed(NamedTuple):
-    """The calls of an inversion, one for each sigma of `Features`, in place of what they gave."""
+    """The calls of an inversion instead of features, one for each sigma of `Features`."""
     calls: list[ModelCall]
 
     def only(self, indices: list[int]) -> "Recomputed":
+        """Itself: only the blocks that are asked for are computed."""
         return self
 
 
 def check_source(name: str, features: Features, model: ModelPatcher):
     """ValueError for features, of the content or the style as `name` says, that this MODEL cannot compute again."""
     source = features.source
+    other_weights = features.origin and not same_weights(features.origin.weights, fingerprint(model))
     if isinstance(source, Recomputed):
-        if source.calls[0].model() not in (None, model.model):
+        # The network may have been loaded anew.
+        if other_weights or source.calls[0].model() not in (None, model.model):
             raise ValueError(f"The {name}_features are recomputed, by a model that was not the one that is sampled. "
                              "Invert with the same checkpoint, or let Capture Self-Attention keep them (feature_device "
                              "auto).")
-    elif features.origin and not same_weights(features.origin.weights, fingerprint(model)):
+    elif other_weights:
         checks.warn_other_weights(name)
 
 
@@ -81,7 +82,7 @@ class Sources:
         """{id of a source: {block: its features, as they are kept}}, for a model call on `device` that `executor` makes
         with these transformer_options.
 
-        What is recomputed block by block is for this call alone: the caller closes each `Companion`.
+        A `Companion`, which recomputes block by block, is made for each call. The caller closes it.
         """
         with self.locks.setdefault(device, threading.Lock()):
             last = self.last.get(device)
@@ -95,8 +96,8 @@ class Sources:
             calls = {key: call_at(each, sigma, patcher) for key, each in missing.items() if key not in kept}
             replay = Replay(executor, self.model, self.blocks, device, options)
             if self.family.IN_LOCKSTEP and not any(map(patched, calls.values())):
-                beside = {key: Companion(partial(replay.record, each), device) for key, each in calls.items()}
-                return last.features | beside
+                companions = {key: Companion(partial(replay.record, each), device) for key, each in calls.items()}
+                return last.features | companions
             last.features.update(replay.all_of(calls))
             return last.features.copy()
 
@@ -118,7 +119,7 @@ def call_at(features: Features, sigma: float, patcher: ModelPatcher) -> ModelCal
 
 
 class Replay(NamedTuple):
-    """Makes the calls of inversions again inside a call of MODEL on `device`, made by `executor` with `options`."""
+    """Makes inversion calls again on `device`, inside a sampling call of MODEL with this `executor` and `options`."""
     executor: object
     model: ModelPatcher
     blocks: list[Block]
@@ -132,14 +133,14 @@ class Replay(NamedTuple):
         options |= call.options
         arguments, kwargs = map_tensors(self.moved, [call.arguments, call.kwargs])
         family.record(self.model, options, self.blocks, features, (len(call.x), *call.x.shape[-2:]))
-        # Past the other wrappers, which watch the sampling and not this.
+        # Without the other wrappers: they belong to the sampling.
         self.executor.original(*arguments, family.for_call(self.model, options, kwargs), **kwargs)
 
     def moved(self, tensor: torch.Tensor) -> torch.Tensor:
         return tensor.to(self.device, non_blocking=self.device.type == "cuda")
 
     def all_of(self, calls: dict[int, ModelCall]) -> dict[int, dict]:
-        """{the same key: {block: its features}}; in one batch where the calls can be made so, and memory allows it."""
+        """{the same key: {block: its features}}, by one batch if the calls and memory allow it."""
         together = joined(list(calls.values())) if len(calls) > 1 else None
         features: dict[int, dict] = {key: {} for key in calls}
         if together is None or not fits_in_one_batch(self.model, list(together.x.shape)):
@@ -149,36 +150,36 @@ class Replay(NamedTuple):
         computed, start = {}, 0
         self.record(together, computed)
         for key, call in calls.items():
-            features[key] = pictures(computed, start, start + len(call.x))
+            features[key] = batch_slice(computed, slice(start, start + len(call.x)))
             start += len(call.x)
         return features
 
 
 def patched(call: ModelCall) -> bool:
-    """Whether other nodes take part in it, which may count its blocks, and would take two calls for one."""
+    """Whether patches of other nodes are in a call. Some count blocks, and would take two calls in step for one."""
     return any(any(call.options.get(kind, {}).values()) for kind in (host.PATCHES, host.REPLACEMENTS))
 
 
-def pictures(features: dict, start: int, end: int) -> dict:
-    """Those from `start` to `end` of the batch, of {block: its features}."""
-    return map_tensors(lambda tensor: tensor[start:end], features)
+def batch_slice(features: dict, part: slice) -> dict:
+    """{block: its features} of a part of the batch."""
+    return map_tensors(lambda tensor: tensor[part], features)
 
 
 def joined(calls: list[ModelCall]) -> ModelCall | None:
     """All calls as one batch, or None for calls that differ in more than their images and prompts."""
     first, *others = calls
-    if not all(map(is_plain, calls)) or any(frame_of(call) != frame_of(first) for call in others):
+    if not all(map(is_plain, calls)) or any(batch_key(call) != batch_key(first) for call in others):
         return None
     columns = zip(*(call.arguments for call in calls))
     return first._replace(arguments=[None if column[0] is None else torch.cat(column) for column in columns])
 
 
 def is_plain(call: ModelCall) -> bool:
-    """Whether it has nothing but tensors of one for each picture."""
+    """Whether a call has no kwargs, and only tensors or None as arguments."""
     return not call.kwargs and all(each is None or isinstance(each, torch.Tensor) for each in call.arguments)
 
 
-def frame_of(call: ModelCall) -> list:
-    """What plain calls have in common that can be made in one batch: shapes for each picture, and patches."""
+def batch_key(call: ModelCall) -> list:
+    """What is equal for plain calls that can share a batch: shapes of the arguments but for the batch, and patches."""
     shapes = [each if each is None else each.shape[1:] for each in call.arguments]
     return [*shapes, call.options.get(host.PATCHES), call.options.get(host.REPLACEMENTS)]

@@ -8,7 +8,7 @@ from . import checks, logger
 
 
 class Step(NamedTuple):
-    """Of all model calls at one sigma: the blocks to be reached, those that were, and what stood above ours."""
+    """Sums up all model calls at one sigma; `above` names the attentions of other nodes that were on top of ours."""
     expected: set[Block]
     reached: set[Block]
     above: set[str]
@@ -19,12 +19,14 @@ class Step(NamedTuple):
 
 
 class Tally:
+    """Owned by one sampling run, and told of each of its model calls by any thread."""
+
     def __init__(self):
         self.lock = threading.Lock()
         self.steps: dict[float, Step] = {}
 
     def add(self, sigma: float, expected: set[Block], reached: set[Block], above: str | None):
-        """Of one model call; `above` names the attention that another node has put on top of ours."""
+        """Adds one model call; `above` names the attention of another node that is on top of ours, if any."""
         with self.lock:
             step = self.steps.setdefault(sigma, Step(set(), set(), set()))
             step.expected.update(expected)
@@ -32,11 +34,11 @@ class Tally:
             if above is not None:
                 step.above.add(above)
 
-    def check(self, before: float | None = None):
-        """ValueError for a step that missed blocks beneath another node's attention, but for the sigma at work."""
+    def check(self, at_work: float | None = None):
+        """ValueError for a step that missed blocks under another node's attention, except for the sigma `at_work`."""
         with self.lock:
             for sigma, step in self.steps.items():
-                if sigma != before and step.missed and step.above:
+                if sigma != at_work and step.missed and step.above:
                     reached = step.reached & step.expected
                     checks.refuse_overridden(sigma, len(reached), len(step.expected), sorted(step.above))
 

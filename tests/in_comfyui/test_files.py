@@ -1,5 +1,6 @@
 """Save StyleID Features and Load StyleID Features."""
 
+import gc
 import logging
 import re
 
@@ -221,6 +222,26 @@ def test_weights_are_those_that_sample(pack, checkpoints, case, caplog, made_by,
         caplog.clear()
         pack.InjectStyleKV(model=model, content_features=features, style_features=features)
         assert ("other weights" in caplog.text) == (name not in same), name
+
+
+def test_features_are_not_recomputed_by_other_weights(pack, case):
+    """Also where those that made them are gone, or where the network is the same and patched."""
+    first, second = (load_unet(weight_seed=seed, unet_config=WIDE_HEADS) for seed in (0, 1))
+    [merged] = ModelMergeSimple().merge(first, second, 0.6)
+    [recording] = pack.CaptureSelfAttention(model=first, blocks="11", feature_device="recompute")
+    _, features, _ = pack.DDIMInvert(model=recording, latent=case.content, positive=case.positive, steps=2,
+                                     schedule="ddim")
+    pack.InjectStyleKV(model=first, content_features=features, style_features=features)
+    for other in (second, merged):
+        with pytest.raises(ValueError, match="recomputed, by a model that was not the one that is sampled"):
+            pack.InjectStyleKV(model=other, content_features=features, style_features=features)
+    del first, merged, recording, other
+    comfy.model_management.unload_all_models()
+    gc.collect()
+    assert features.source.calls[0].model() is None
+    with pytest.raises(ValueError, match="recomputed, by a model that was not the one that is sampled"):
+        pack.InjectStyleKV(model=second, content_features=features, style_features=features)
+    pack.InjectStyleKV(model=load_unet(unet_config=WIDE_HEADS), content_features=features, style_features=features)
 
 
 def test_another_layout_is_refused(pack, model, case):

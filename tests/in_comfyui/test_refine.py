@@ -50,6 +50,23 @@ def test_one_node_and_five(pack, model, case):
                           expected) > 1e-3, "remembered an inversion that was made in another way"
 
 
+@pytest.mark.parametrize("device", ["auto", "recompute"])
+def test_a_node_that_leaves_out_what_it_takes_for_the_same_call_is_refused(pack, model, case, device):
+    """The features of later steps would stand under the sigmas of earlier ones."""
+    known = {}
+
+    def once_for_a_sigma(apply_model, args):
+        sigma = float(args["timestep"][0])
+        if sigma not in known:
+            known[sigma] = apply_model(args["input"], args["timestep"], **args["c"])
+        return known[sigma]
+
+    cached = model.clone()
+    cached.set_model_unet_function_wrapper(once_for_a_sigma)
+    with pytest.raises(ValueError, match=r"called the model at \d of 4 steps: another node left the others out"):
+        inverted_with(pack, cached, case, case.content, ROUNDS, device)
+
+
 def test_a_partial_inversion_is_refined_too(pack, model, case, calls):
     [recording] = pack.CaptureSelfAttention(model=model, blocks="6-11")
     inputs = dict(model=recording, latent=case.content, positive=case.positive, schedule="ddim", refine=1)
