@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from .declared import declared
 from .engine.families.positions import SHIFTS, Positions
-from .engine.injection import move_styles
+from .engine.injection import with_positions
 
 DEFAULT = Positions()
 
@@ -39,4 +39,4 @@ class StyleIDPositions(io.ComfyNode):
     @declared
     def execute(cls, model, place=DEFAULT.place, high_frequencies=DEFAULT.high,
                 low_frequencies=DEFAULT.low) -> io.NodeOutput:
-        return io.NodeOutput(move_styles(model, Positions(place, high_frequencies, low_frequencies)))
+        return io.NodeOutput(with_positions(model, Positions(place, high_frequencies, low_frequencies)))

@@ -1,4 +1,4 @@
-"""What Capture Self-Attention asks of the inversions of a MODEL."""
+"""Tells on a MODEL which blocks its inversions record."""
 
 from typing import NamedTuple
 
@@ -22,8 +22,7 @@ class CaptureRequest(NamedTuple):
 def request_capture(model: ModelPatcher, blocks: str, dtype: str = "auto", device: str = "auto") -> ModelPatcher:
     """A clone of MODEL that asks for `blocks` to be recorded when it is inverted.
 
-    Sampling with it changes nothing. ValueError for a model of no family, or a text that names none of its
-    self-attentions.
+    Sampling is not changed. ValueError for a model of no family, or if a part of `blocks` names no self-attention.
     """
     m = model.clone()
     request = CaptureRequest(family_of(model).select(model, blocks), dtype, device)
@@ -31,6 +30,13 @@ def request_capture(model: ModelPatcher, blocks: str, dtype: str = "auto", devic
     return m
 
 
+def request_nothing(model: ModelPatcher) -> ModelPatcher:
+    """A clone of MODEL that records nothing when it is inverted, whatever MODEL asks for."""
+    m = model.clone()
+    m.model_options[host.TRANSFORMER_OPTIONS].pop(CAPTURE, None)
+    return m
+
+
 def requested_capture(model: ModelPatcher) -> CaptureRequest:
-    """What `request_capture` asked for, which may be no blocks."""
+    """The request on MODEL, or one of no blocks."""
     return model.model_options[host.TRANSFORMER_OPTIONS].get(CAPTURE, CaptureRequest([], "auto", "auto"))

@@ -79,8 +79,8 @@ def require_mask(name: str, mask: torch.Tensor) -> torch.Tensor:
 
 
 def require_measurable(weights: torch.Tensor):
-    """ValueError for weights (B, 1, h, w) over a latent of which less than two values are left."""
-    if ((weights > 0).sum((1, 2, 3)) < 2).any():
+    """ValueError for weights (B, 1, ..., h, w) over a latent of which less than two values are left."""
+    if ((weights > 0).flatten(1).sum(1) < 2).any():
         raise ValueError("The style_mask leaves less than two of the latent's values to measure colors on. Paint a "
                          "larger part.")
 

@@ -20,14 +20,13 @@ from .sources import check_source
 
 
 def inject_style(model: ModelPatcher, style: Style) -> ModelPatcher:
-    """A clone of MODEL that injects `style` into the self-attention of each sampling run, by any sampler, beside those
-    it injects already.
+    """A clone of MODEL that injects `style` too, beside the styles that it injects already, into any sampler's runs.
 
-    With a noise mask everything is sampled, and what the mask leaves out is the content's latent in the end. The run's
-    own copy of the model options carries the patch: nothing stays on the model, however the run ends.
+    With a noise mask the whole picture is sampled, and the content's latent put back outside the mask at the end. The
+    run's own copy of the model options carries the patch: nothing stays on the model, however the run ends.
     """
     m = model.clone()
-    before = [style for wrapper in m.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY) for style in wrapper.styles]
+    before = [each for wrapper in m.get_wrappers(WrappersMP.OUTER_SAMPLE, KEY) for each in wrapper.styles]
     m.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
     m.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, SampledWith([*before, style]))
     return m
@@ -37,13 +36,13 @@ class SampledWith:
     """The wrapper of ComfyUI's outer_sample that injects `styles` into the run."""
 
     def __init__(self, styles: list[Style]):
-        self.styles = styles  # in no tuple, whose tensors torch.compile would take for inputs of the model
+        self.styles = styles  # a list: torch.compile takes tensors in a tuple for inputs of the model
 
     def __call__(self, executor, noise, latent_image, sampler, sigmas,  # noqa: PLR0913  ComfyUI's
                  denoise_mask=None, callback=None, *args, **kwargs):
         guider, content = executor.class_obj, self.styles[0].content
         model, options = guider.model_patcher, guider.model_options
-        # A copy: uni_pc writes into its sigmas, which on a CPU are those that ComfyUI keeps for the next run.
+        # No higher than can be sampled; and a copy, as uni_pc writes into its sigmas, which ComfyUI may keep.
         sigmas = sigmas.clamp(max=family_of(model).path(model).most)
         check_sampler(model, getattr(guider, "cfg", 1.0), sampler, sigmas)
         if torch.count_nonzero(noise):
@@ -55,7 +54,7 @@ class SampledWith:
                            "the end.")
 
         run = Run(model, self.styles, len(latent_image), host.sides_of(guider.conds))
-        wanted = check_run(run, latent_image, sampler, sigmas, denoise_mask is not None)
+        must_inject = check_run(run, latent_image, sampler, sigmas, denoise_mask is not None)
         run.family.inject(model, options[host.TRANSFORMER_OPTIONS], run.blocks, content.size)
         add_wrapper_with_key(run.family.WRAPPED, KEY, run.model_call, options, is_model_options=True)
         if callback is not None and denoise_mask is not None:
@@ -65,7 +64,7 @@ class SampledWith:
             output = executor(noise, latent_image, sampler, sigmas, None, callback, *args, **kwargs)
         run.finish()
         checks.require_prediction(output)
-        if wanted:
+        if must_inject:
             checks.require_some_injected(run.tally.blocks, len(run.tally.steps), len(sigmas),
                                          [style.inject_into for style in self.styles])
         run.tally.tell(len(self.styles))
@@ -73,13 +72,13 @@ class SampledWith:
 
 
 def showing(callback: Callable, mask: torch.Tensor, content: Features, model: ModelPatcher) -> Callable:
-    """A sampler's callback that sees the picture of each step as it will be in the end."""
+    """`callback`, whose previews show the content outside the mask, as the result will."""
     original = model.get_model_object("latent_format").process_in(content.latent)
     return lambda step, x0, x, total: callback(step, keep_outside(mask, x0, original), x, total)
 
 
 def masked(mask: torch.Tensor, output: torch.Tensor, content: Features, sigma: float) -> torch.Tensor:
-    """What a sampling with a noise mask gives that ends at `sigma`."""
+    """`output` with the noise mask, if its sampling ended at the picture and not in the noise."""
     if reaches_picture(content, sigma):
         return keep_outside(mask, output, content.latent)
     logger.info("The sampling ends in the noise, and its mask waits for the end: sample the rest with a model that has "
@@ -87,14 +86,15 @@ def masked(mask: torch.Tensor, output: torch.Tensor, content: Features, sigma: f
     return output
 
 
-def check_run(run: Run, latent_image: torch.Tensor, sampler, sigmas: torch.Tensor, masked: bool) -> bool:
-    """Whether there is anything to inject; ValueError where there is not, but for a part of a `masked` sampling, whose
-    mask is for the injection to mind.
+def check_run(run: Run, latent_image: torch.Tensor, sampler, sigmas: torch.Tensor, has_mask: bool) -> bool:
+    """Whether a run that injects nothing is an error; ValueError for one that cannot be injected.
+
+    A part of a sampling that `has_mask` may inject nothing, as its mask needs the injection.
     """
     injected = [injected_sigmas(run.model, style.start, style.end, sigmas) for style in run.styles]
-    whole = is_whole(run.styles[0].content, sigmas)
+    whole = covers_inversion(run.styles[0].content, sigmas)
     for style, wanted in zip(run.styles, injected):
-        if whole or not masked and not any(injected):
+        if whole or not (has_mask or any(injected)):
             checks.require_some_sigmas(wanted, len(sigmas) - 1, style.start, style.end)
         checks.require_sampled_size(tuple(latent_image.shape[-2:]), style.content.size)
         if style.mask is not None:
@@ -104,19 +104,19 @@ def check_run(run: Run, latent_image: torch.Tensor, sampler, sigmas: torch.Tenso
             checks.require_same_solver(features, getattr(sampler, "sampler_function", None) is sample_fireflow)
             for sigma in wanted:
                 nearest_step(features, sigma)
-    return any(injected) or not masked
+    return any(injected) or not has_mask
 
 
 def injected_sigmas(model: ModelPatcher, start: float, end: float, sigmas: torch.Tensor) -> list[float]:
-    """Those of `sigmas` (N + 1,) that are evaluated and injected at."""
+    """Those of `sigmas` (N + 1,) at which the model is called between `start` and `end`."""
     highest, lowest = sigma_range(model, start, end)
     # The last is where the sampling ends, and not evaluated.
     return [sigma for sigma in sigmas[:-1].tolist() if sigma > 0 and lowest <= sigma <= highest]
 
 
-def is_whole(content: Features, sigmas: torch.Tensor) -> bool:
-    """Whether a sampling along `sigmas` (N + 1,) goes all the way that the content was inverted."""
-    top = content.sigmas[-2:][0]  # the authors' code leaves the last out
+def covers_inversion(content: Features, sigmas: torch.Tensor) -> bool:
+    """Whether a sampling along `sigmas` (N + 1,) covers the content's whole inversion."""
+    top = content.sigmas[-2:][0]  # the second highest: sampling by the authors' code skips the first step
     return len(sigmas) > 1 and float(sigmas[0]) >= top and reaches_picture(content, float(sigmas[-1]))
 
 
@@ -127,9 +127,9 @@ def check_features(name: str, features: Features, model: ModelPatcher):
 
 
 def inject_captured(model: ModelPatcher, blocks: str, style: Style) -> ModelPatcher:
-    """A clone of MODEL that injects captured features: `blocks` is "auto" or empty for all that both were captured in.
+    """A clone of MODEL that injects captured features: `blocks` is "auto" or empty for all that both have.
 
-    ValueError for features that were not captured, or lack a block that is named or all of those that this model has.
+    ValueError where nothing was captured, or not in a named block, or in none that both and MODEL have.
     """
     checks.require_span(style.start, style.end)
     for name, features in (("content", style.content), ("style", style.features)):
@@ -149,8 +149,8 @@ def inject_captured(model: ModelPatcher, blocks: str, style: Style) -> ModelPatc
                                               style_mask=masks.get("style_mask")))
 
 
-def move_styles(model: ModelPatcher, positions: Positions) -> ModelPatcher:
-    """A clone of MODEL that sees styles so; ValueError for one that has no positions to change."""
+def with_positions(model: ModelPatcher, positions: Positions) -> ModelPatcher:
+    """A clone of MODEL with `positions` for the keys of styles; ValueError for one without rotary positions."""
     if family_of(model).embedding(model) is None:
         raise ValueError("This node changes the rotary positions of a transformer (Flux, Qwen-Image, Z-Image, Krea 2), "
                          f"and a {type(model.model.diffusion_model).__name__} has none. Remove or bypass StyleID "

@@ -1,4 +1,4 @@
-"""Inversions of a ComfyUI MODEL: their schedules, what they record, and how true they are."""
+"""Inversions of a ComfyUI MODEL: their schedules, what they record, and how far a round trip ends from the picture."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -50,7 +50,7 @@ class ToInvert(NamedTuple):
 def make_schedule(model: ModelPatcher, settings: InversionSettings) -> Schedule:
     """Sigmas on the noise schedule of MODEL.
 
-    Along a flow, where the authors' code has no grid, official is ComfyUI's scheduler simple.
+    For flow models, of which the authors' code has no grid, official is ComfyUI's scheduler simple.
 
     ValueError for a model of no family, or whose path from picture to noise cannot be inverted.
     """
@@ -74,13 +74,13 @@ def make_schedule(model: ModelPatcher, settings: InversionSettings) -> Schedule:
 
 
 def check_inverted(model: ModelPatcher, name: str, conditioning: list, sigmas: torch.Tensor):
-    """ValueError for a CONDITIONING that is not one prediction for the whole picture at each of `sigmas`."""
+    """ValueError unless one prompt applies to the whole picture at each of `sigmas`."""
     percent_to_sigma = model.get_model_object("model_sampling").percent_to_sigma
     checks.require_one_prompt(name, checks.entries_of(conditioning), sigmas.tolist(), percent_to_sigma)
 
 
 def inverter(model: ModelPatcher, schedule: Schedule) -> comfy.samplers.KSAMPLER:
-    """What runs an inversion of the method that `schedule` names."""
+    """The sampler that inverts by the method of `schedule`."""
     if schedule.method == "fireflow":
         return sampler_of(schedule.method)
     return comfy.samplers.KSAMPLER(sample_ddim_inversion, {"evaluated": schedule.evaluated, "path": path_of(model),
@@ -89,7 +89,7 @@ def inverter(model: ModelPatcher, schedule: Schedule) -> comfy.samplers.KSAMPLER
 
 def invert(model: ModelPatcher, positive: list, latents: list[torch.Tensor], schedule: Schedule,
            callback) -> list[Inverted]:
-    """Each of `latents` (B, C, H, W), which are inverted as one batch."""
+    """Inverts `latents` (B, C, H, W) as one batch: one Inverted for each."""
     steps, samples = len(schedule.evaluated), torch.cat(latents)
     rounds = [each.rounds for each in schedule.refine] or [int(schedule.method == "fireflow"), *[0] * (steps - 1)]
     m, recorder = record(model, latents, make_room(model, requested_capture(model), list(samples.shape), steps), rounds)
@@ -104,7 +104,7 @@ def invert(model: ModelPatcher, positive: list, latents: list[torch.Tensor], sch
 
 def round_trip(model: ModelPatcher, positive: list, noise: torch.Tensor, samples: torch.Tensor, schedule: Schedule,
                callback) -> float:
-    """How far `samples` (B, C, H, W) are from what their inversion's noise gives, as a share of their norm."""
+    """Samples from `noise` again: the distance to `samples` (B, C, H, W), as a share of their norm."""
     guider = Guidance(bare(model), family_of(model).inversion_prompt(model, positive))
     x = run_sampler(guider, noise, sampler_of(schedule.method), schedule.sampling, callback)
     back = carried(model, x, schedule.sampling[-1], torch.zeros(()))
@@ -124,15 +124,15 @@ def invert_latent(model: ModelPatcher, latent: dict, positive: list, settings: I
                     100 * round_trip(model, positive, noise, samples, schedule, on_return))
     output = latent | {"samples": noise}
     if "noise_mask" in latent and not features.blocks:
-        # Only Inject Style K/V knows what is to be seen outside the mask; a bare sampler would show this noise there.
+        # Without Inject Style K/V a sampler would leave noise outside the mask.
         checks.warn_unused_mask(latent, "input")
         del output["noise_mask"]
     return output, features._replace(origin=origin_of(model, positive, settings)), schedule.sampling
 
 
 class Inversions:
-    """Of the pictures of one transfer by MODEL: recalled where they are remembered, else made by `recording`, a clone
-    of it that may ask for features, and remembered.
+    """Holds the inversions of one transfer by MODEL. Recalls those that are remembered. Makes the others with
+    `recording`, a clone of MODEL that may ask for features, and remembers them.
     """
     def __init__(self, model: ModelPatcher, recording: ModelPatcher, settings: InversionSettings):
         self.model, self.recording, self.settings = model, recording, settings
@@ -153,7 +153,7 @@ class Inversions:
         return [wanted] if together else [[each] for each in wanted]
 
     def made(self, batches: list[list[ToInvert]], callbacks: list) -> Iterator[Inverted]:
-        """In their order. Each batch is remembered as soon as it is inverted."""
+        """Inverts batch by batch: one Inverted for each picture, in order, remembered as soon as its batch is done."""
         for batch, callback in zip(batches, callbacks):
             positive = batch[0].positive
             found = invert(self.recording, positive, [each.latent for each in batch], self.schedule, callback)

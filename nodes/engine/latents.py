@@ -31,7 +31,7 @@ def start_frequencies(noise: dict, inner: float, outer: float, keep: float, seed
 
 
 def latent_mask(name: str, mask: torch.Tensor, samples: torch.Tensor) -> torch.Tensor:
-    """A MASK over the picture on the grid of its latent: (B or 1, 1, ..., h, w)."""
+    """A MASK over the picture, averaged on the grid of its latent: (B or 1, 1, ..., h, w)."""
     mask = checks.require_mask(name, mask)
     checks.require_mask_batch(name, len(mask), len(samples))
     height, width = samples.shape[-2:]

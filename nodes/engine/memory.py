@@ -36,13 +36,12 @@ def feature_bytes(model: ModelPatcher, request: CaptureRequest, shape: list[int]
 
 
 def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], steps: int) -> torch.device | None:
-    """Where to keep the features of an inversion; None: nowhere, as they can be recomputed block by block where no
-    device was asked for.
+    """The device to keep the features of an inversion on. None, to recompute them, if "auto" finds no room and the
+    family allows it.
 
-    Their size is logged; ValueError when they do not fit. They belong into RAM, from where a GPU gets those of the next
-    step while it computes: a graph that ComfyUI remembers takes no GPU memory then. On the GPU they must fit beside
-    MODEL and the activations of a call with guidance, whose batch is twice that of the pictures. What `reuse` remembers
-    makes way.
+    Logs their size; ValueError when they do not fit. RAM comes first: a GPU gets the next step from there while it
+    computes, and what ComfyUI caches takes no GPU memory. On the GPU they must fit beside MODEL and the activations of
+    a call with guidance, whose batch is twice that of the pictures. Forgets remembered inversions where RAM is short.
     """
     if not request.blocks or request.device == RECOMPUTE:
         return RAM
@@ -53,7 +52,7 @@ def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], st
         comfy.model_management.free_memory(size + calls + model.model_size() - model.loaded_size(), gpu)
     while size > comfy.model_management.get_free_memory(RAM) and forget_oldest():
         pass
-    # Where MODEL is in RAM, both are one, and its activations come and go.
+    # Where MODEL runs on the CPU both keys are the same, and the second value stays.
     free = {gpu: room(model) - calls, RAM: comfy.model_management.get_free_memory(RAM)}
     candidates = dict.fromkeys({"gpu": [gpu], "cpu": [RAM]}.get(request.device, [RAM, gpu]))
     for device in candidates:
@@ -77,10 +76,10 @@ def where(device: torch.device) -> str:
 
 
 class Slabs:
-    """RAM in pieces of SLAB bytes, shared by many tensors, which ComfyUI page-locks while it has room for that.
+    """RAM in pieces of SLAB bytes, each for many tensors. ComfyUI page-locks a slab if its budget allows.
 
-    A GPU copies into a page-locked one while it computes; a tensor is there once the GPU has been waited for. The lock
-    is given back when the last tensor of a slab dies.
+    Copies from a GPU into locked RAM go on while it computes: read a tensor only once the GPU has been waited for. A
+    slab's lock is given back when the slab is full and the last of its tensors dies.
     """
     SLAB, ALIGNMENT = 2 ** 26, 256
 
@@ -107,7 +106,7 @@ class Locked:
 
 
 def keeper(source: torch.device, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
-    """What puts a tensor from the device `source` where it is kept, in memory of its own."""
+    """What copies a tensor from the device `source` to `device`, into memory of its own."""
     if source.type == "cuda" and device == RAM:
         return Slabs().keep
     return partial(torch.Tensor.to, device=device, copy=True)

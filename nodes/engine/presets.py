@@ -25,10 +25,9 @@ PRESETS = {
 
 
 def filled_in(execute):
-    """`execute` of a node with a `preset`, whose values stand for those of its inputs that are not given.
+    """`execute` of a node, whose missing inputs are filled in from its `preset`.
 
-    What is given counts, also where it is a default: the page writes a preset's values into the widgets, and a link may
-    bring another value for one of them.
+    Given values win, also defaults: the page has filled the widgets already, and a link may bring another value.
     """
     @wraps(execute)
     def filled(cls, *values, **given):

@@ -1,10 +1,9 @@
 """Inversions that StyleID Sampler need not make again.
 
-ComfyUI keeps what a node gives, and that is a picture here: the inversions behind it would be gone. A node may expand
-into those it is made of, but ComfyUI's default cache drops what a new content does not use before the expansion has
-said what it uses, and the style would be inverted again. So the pack remembers by itself: the last inversion of a
-latent for as long as ComfyUI holds that very latent, and no more of them than `ROOM` has place for, but always those of
-one transfer.
+ComfyUI caches a node's outputs, here only the picture. To expand into several nodes does not help: with a new content,
+ComfyUI's default cache drops the style's inversion before the expansion asks for it. So the pack remembers by itself
+the last inversion of each latent, as long as ComfyUI holds that very latent, and up to `ROOM`; but always two, as one
+transfer needs both.
 """
 
 import weakref
@@ -24,7 +23,7 @@ ROOM = 0.25  # of the RAM
 class Known(NamedTuple):
     latent: weakref.ref
     recipe: tuple
-    positive: list  # held, so that no other objects take the place of its own in `recipe`
+    positive: list  # held, as `recipe` has ids of its objects, and Python gives those of dead ones again
     noise: torch.Tensor
     features: Features
 
@@ -38,7 +37,7 @@ def recipe_of(model: ModelPatcher, positive: list, *settings) -> tuple:
 
 
 def identity(value):
-    """Equal for lists and dicts of the same objects and equal numbers."""
+    """A key to compare: numbers and text by their values, other objects by identity."""
     if isinstance(value, dict):
         return tuple(sorted((key, identity(item)) for key, item in value.items()))
     if isinstance(value, (list, tuple)):
@@ -47,7 +46,7 @@ def identity(value):
 
 
 def recall(latent: torch.Tensor, recipe: tuple, blocks: list[Block]) -> tuple[torch.Tensor, Features] | None:
-    """(noise, features of `blocks`) of the same latent inverted by the same recipe, if all of them were captured."""
+    """The remembered (noise, features of `blocks`), if all of those were captured by the same recipe."""
     for i, known in enumerate(_known):
         if known.latent() is latent and known.recipe == recipe and set(blocks) <= set(known.features.blocks):
             _known.append(_known.pop(i))
@@ -56,10 +55,10 @@ def recall(latent: torch.Tensor, recipe: tuple, blocks: list[Block]) -> tuple[to
 
 
 def remember(latent: torch.Tensor, recipe: tuple, positive: list, noise: torch.Tensor, features: Features):
-    """Features on a GPU are not remembered: ComfyUI could not free that memory."""
+    """Remembers an inversion, unless its features are on a GPU: ComfyUI could not free that memory."""
     if any(tensor.device.type != "cpu" for tensor in tensors_in(features.source)):
         return
-    features = features._replace(latent=features.latent.clone())  # else they would hold the latent whose end is theirs
+    features = features._replace(latent=features.latent.clone())  # to hold the latent itself would keep both for ever
     _known[:] = [known for known in _known if known.latent() is not latent]
     _known.append(Known(weakref.ref(latent, forget), recipe, positive, noise, features))
     room = ROOM * comfy.model_management.total_ram * 2 ** 20
@@ -72,5 +71,5 @@ def forget(latent: weakref.ref):
 
 
 def forget_oldest() -> bool:
-    """Whether there was one."""
+    """Drops the inversion that was used longest ago; whether there was one."""
     return bool(_known and _known.pop(0))

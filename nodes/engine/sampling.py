@@ -27,8 +27,7 @@ class Guidance(comfy.samplers.CFGGuider):
         self.limit = limit
 
     def predict_noise(self, x, timestep, model_options, seed=None):
-        # Without guidance the host need not wait to see the sigma. Another node may set cfg where there is nothing to
-        # compare with.
+        # cfg first: to see the sigma, the CPU waits for the GPU. Another node may set cfg without a negative prompt.
         guided = self.cfg != 1 and "negative" in self.conds and timestep[0] <= self.limit
         return comfy.samplers.sampling_function(
             self.inner_model, x, timestep, self.conds.get("negative"), self.conds["positive"],
@@ -45,7 +44,7 @@ def run_sampler(guider: comfy.samplers.CFGGuider, samples: torch.Tensor, sampler
 
 
 def sampler_of(method: str) -> comfy.samplers.KSAMPLER:
-    """What samples along the path of an inversion by one of `schedules.METHODS`."""
+    """The sampler that follows an inversion by `method`, one of `schedules.METHODS`, back."""
     return comfy.samplers.KSAMPLER(sample_fireflow if method == "fireflow" else sample_ddim)
 
 
@@ -65,8 +64,8 @@ def path_of(model: ModelPatcher) -> Diffusion | Flow:
 
 
 def carried(model: ModelPatcher, samples: torch.Tensor, start, end) -> torch.Tensor:
-    """A LATENT's samples from sigma `start` to `end`, see `styleid_core.paths`, in the scale that the model sees."""
-    latent_format = model.get_model_object("latent_format")  # until MODEL is loaded, the network has that of the last
+    """A LATENT's samples, rescaled from sigma `start` to `end` as the model sees them: see `styleid_core.paths`."""
+    latent_format = model.get_model_object("latent_format")  # the network's may be another clone's until it is loaded
     return latent_format.process_out(path_of(model).carried(latent_format.process_in(samples), start, end))
 
 
@@ -77,7 +76,7 @@ def keep_outside(mask: torch.Tensor, result: torch.Tensor, original: torch.Tenso
 
 
 def check_sampled(model: ModelPatcher, name: str, conditioning: list, sigmas: torch.Tensor):
-    """ValueError for a CONDITIONING that is not evaluated for the whole picture at each of `sigmas`."""
+    """ValueError unless a prompt covers the whole picture at each of `sigmas`."""
     percent_to_sigma = model.get_model_object("model_sampling").percent_to_sigma
     checks.require_prompts(name, checks.entries_of(conditioning), sigmas.tolist(), percent_to_sigma)
 

@@ -12,7 +12,7 @@ from ...styleid_core.features import Features, only_blocks
 from ...styleid_core.settings import InversionSettings
 from ...styleid_core.style import Style
 from . import checks
-from .capture import request_capture
+from .capture import request_capture, request_nothing
 from .conditioning import for_style
 from .injection import check_features, inject_style, injected_sigmas
 from .inversion import Inversions, Inverted, ToInvert, check_inverted
@@ -32,7 +32,7 @@ from .sampling import (
 
 
 class Pictures(NamedTuple):
-    """LATENTs of content and style; with `style_features` the style is the noise of their inversion."""
+    """LATENTs of content and style. If `style_features` are given, `style` is the noise of their inversion."""
     content: dict
     style: dict
     style_features: Features | None = None
@@ -40,26 +40,26 @@ class Pictures(NamedTuple):
 
 def stylize(model: ModelPatcher, pictures: Pictures, positive: list, settings: InversionSettings, look: Look,
             options: Options) -> dict:
-    """The content LATENT in the style of the other, as StyleID Sampler says. With no blocks only the colors change.
+    """The content LATENT in the style of `pictures.style`. With no blocks only the colors change.
 
-    Everything that can be refused is, before the first model call.
+    All inputs are checked before the first model call, memory before each inversion.
     """
     check_options(options)
     content, style = to_invert(model, pictures, positive, options)
-    recording = model
+    recording = request_nothing(model)
     if look.blocks.strip():
         recording = request_capture(model, look.blocks, options.feature_dtype, options.feature_device)
     inversions = Inversions(model, recording, settings)
     check_prompts(inversions, content, style, positive, options)
     given = given_style(inversions, pictures, look)
 
-    known = [inversions.recalled(content), given or inversions.recalled(style)]
-    batches = inversions.batches([each for each, found in zip((content, style), known) if found is None])
+    recalled = [inversions.recalled(content), given or inversions.recalled(style)]
+    batches = inversions.batches([each for each, found in zip((content, style), recalled) if found is None])
     sampling = inversions.schedule.sampling
     inverting = [len(inversions.schedule.evaluated)] * len(batches)
     *on_inversion, on_sampling = progress(model, *inverting, len(sampling) - 1)
     made = inversions.made(batches, on_inversion)
-    inverted_content, inverted_style = (found or next(made) for found in known)
+    inverted_content, inverted_style = (found or next(made) for found in recalled)  # in the order of `batches`
 
     start = adain(inverted_content.noise, inverted_style.noise, look.color_strength)
     sampled = model
@@ -77,7 +77,7 @@ def stylize(model: ModelPatcher, pictures: Pictures, positive: list, settings: I
 
 
 def to_invert(model: ModelPatcher, pictures: Pictures, positive: list, options: Options) -> tuple[ToInvert, ToInvert]:
-    """Content and style, each with its conditioning."""
+    """Content and style, each with the prompt to invert it with."""
     z_content, z_style = checks.require_pictures(pictures.content, pictures.style)
     check_channels(model, z_content, "content")
     check_channels(model, z_style, "style")
@@ -92,7 +92,7 @@ def to_invert(model: ModelPatcher, pictures: Pictures, positive: list, options: 
 
 
 def inversion_prompt(positive: list, options: Options) -> tuple[str, list]:
-    """Name of the input, and its CONDITIONING."""
+    """The input's name, for errors, and the CONDITIONING that inverts the content."""
     given = options.inversion_positive
     return ("positive", positive) if given is None else ("inversion_positive", given)
 
@@ -114,7 +114,7 @@ def check_prompts(inversions: Inversions, content: ToInvert, style: ToInvert, po
 
 
 def given_style(inversions: Inversions, pictures: Pictures, look: Look) -> Inverted | None:
-    """The style that is inverted already; ValueError for one that does not go with the rest."""
+    """The style that is inverted already, if any; ValueError for one of other settings or blocks."""
     features = pictures.style_features
     if features is None:
         return None

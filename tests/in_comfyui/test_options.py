@@ -50,6 +50,15 @@ def test_injection_into_one_side_of_guidance(pack, model, case, inverted, negati
                           expected) < 1e-4
 
 
+def test_no_blocks_are_no_injection_whatever_the_model_records(pack, model, case):
+    [recording] = pack.CaptureSelfAttention(model=model)
+    inputs = dict(content=case.content, style=case.style, positive=case.positive, steps=4)
+    colored, also, injected = (stylize(pack, model=each, blocks=blocks, **inputs)
+                               for each, blocks in ((model, ""), (recording, ""), (model, "auto")))
+    assert relative_error(also["samples"], colored["samples"]) < 1e-6
+    assert relative_error(injected["samples"], colored["samples"]) > 1e-3
+
+
 def test_injection_into_a_side_that_is_not_evaluated_is_named(pack, model, case, inverted):
     (noise, content, sigmas), (_, style, _) = inverted
     [m] = pack.InjectStyleKV(model=model, content_features=content, style_features=style, inject_into="uncond")

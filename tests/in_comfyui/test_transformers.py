@@ -224,6 +224,12 @@ def test_masks(pack, model, family):
     [colored] = pack.LatentAdaIN(content=content, style=style, mask=mask[0])
     changed = (colored["samples"] - content["samples"]).abs().amax(1).reshape(CONTENT)
     assert colored["samples"].shape == content["samples"].shape and changed[:, :6].max() < 1e-6 < changed[:, 6:].min()
+    half = torch.zeros(1, *STYLE)
+    half[..., :STYLE[1] // 2] = 1
+    [by_half] = pack.LatentAdaIN(content=content, style=style, style_mask=half)
+    left = {"samples": style["samples"][..., :STYLE[1] // 2]}
+    [by_left] = pack.LatentAdaIN(content=content, style=left)
+    assert relative_error(by_half["samples"], by_left["samples"]) < 1e-5
     [other] = pack.StyleIDStartFrequencies(noise=content)
     assert other["samples"].shape == content["samples"].shape
 
