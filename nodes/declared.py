@@ -1,4 +1,4 @@
-"""A node is given what its schema declares, or says what else arrived.
+"""Checks what arrives at a node against its schema.
 
 ComfyUI checks types where nodes are linked, and ranges where a widget is set. But a prompt may carry a literal where a
 link belongs, a link may carry any number, and an old graph may have inputs that are gone.
@@ -16,7 +16,7 @@ from ..styleid_core.blocks import quote
 from ..styleid_core.features import Features
 from .engine.options import Options
 
-LINKED = {  # by the type of an input: whether a value can be one
+LINKED = {  # {type of an input: whether a value can be one}
     "MODEL": lambda value: hasattr(value, "model_options"),
     "LATENT": lambda value: isinstance(value, dict) and "samples" in value,
     "CONDITIONING": lambda value: isinstance(value, list),

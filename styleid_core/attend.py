@@ -3,10 +3,9 @@
     out = own.weight * attention(own.q, own.k, own.v)
     for s in shares: out += s.weight * attention(mix(own.q, s), s.k, s.v)
 
-for each query token of the picture, where s.k and s.v are the keys and values of one style alone. One style that has
-all of every token is StyleID (Chung et al., arXiv 2312.09008, eq. 4-7). A UNet mixes and attends at the input of its
-projections, see `attention`: the queries of all parts go through them one after the other, as do their keys, and are
-split again.
+for each query token of the picture, where s.k and s.v come from one style only. One style that has all of every token
+is StyleID (Chung et al., arXiv 2312.09008, eq. 4-7). A UNet mixes before its projections, see `attention`: the inputs
+of all parts are joined, projected once, and split again.
 """
 
 from collections.abc import Callable
@@ -20,11 +19,11 @@ from .features import Tokens
 
 LEAST_WEIGHT = 1e-6  # of a token's output; less is what rounding leaves
 AUTO_RANGE = (1.0, 3.0)  # of a temperature that finds itself
-QUERIES, KEYS = 64, 256  # it is measured on about so many
+QUERIES, KEYS = 64, 256  # `temperatures` measures on about so many
 
 
 class Part(NamedTuple):
-    """Of the picture's output.
+    """Says which tokens of the picture's output a part has, and how much of each.
 
     weight   (batch or 1, tokens, 1) of each token's; None: all of every token
     indices  of the tokens that have one; None: all tokens
@@ -44,7 +43,7 @@ class Share(NamedTuple):
     content     (batch, tokens, channels) that is mixed into the queries: n of a UNet, queries of a transformer
     style       what gives keys and values: n (batch, keys, channels), or Tokens
     gamma, tau  as in `attention.mix_query_input`
-    auto        whether tau is multiplied by `temperatures`
+    auto        whether the queries are multiplied by `temperatures` too
     """
     part: Part
     content: Tensor
@@ -54,7 +53,7 @@ class Share(NamedTuple):
     auto: bool = False
 
     def mixed(self, queries: Tensor) -> Tensor:
-        """The picture's own `queries` (batch, tokens, channels), or what gives them, as this style's keys are asked."""
+        """Mixes the content into this part's `queries` (batch, tokens, channels), of a UNet into what gives them."""
         return mix_query_input(self.part.of(queries), self.part.of(self.content), self.gamma, self.tau)
 
 
@@ -78,8 +77,8 @@ class Shared(NamedTuple):
 def divided(weights: list[Tensor]) -> list[Part | None]:
     """The parts of the picture's own keys and then of each style, by the weights (batch or 1, tokens, 1) of the styles.
 
-    None for one that nobody attends to, and for all of them where no style has a weight. Weights that sum above 1 are
-    divided by their sum.
+    A part is None if no token uses it. All are None if no style has a weight: attention is then left alone. Weights
+    that sum above 1 are divided by their sum.
     """
     if len(weights) == 1 and torch.all(weights[0] >= 1):
         return [None, Part()]
@@ -104,8 +103,7 @@ def attend(asked: list[Asked], tokens: int, attention: Callable[[Tensor, Tensor,
            own_values: Tensor | None = None) -> Tensor:
     """The sum over the parts: (batch, tokens, channels); `attention(q, k, v)` is called for each that has queries.
 
-    A perturbed attention (PAG) hands the values on, so that every token attends to itself: those are then the picture's
-    own.
+    Perturbed attention (PAG) gives v itself. `own_values` then take its place, so that each token gets its own.
     """
     out = None
     for part, q, k, v in asked:
@@ -126,7 +124,7 @@ def attend(asked: list[Asked], tokens: int, attention: Callable[[Tensor, Tensor,
 
 
 def sharpened(asked: Asked, k_own: Tensor, heads: int) -> Asked:
-    """With the temperature that finds itself, by some of the picture's own keys (batch, any, channels)."""
+    """Multiplies the queries by `temperatures`, measured on the sample `k_own` (batch, any, channels)."""
     return asked._replace(q=asked.q * temperatures(asked.q, k_own, asked.k, heads).to(asked.q))
 
 
@@ -136,11 +134,10 @@ def spread(tokens: Tensor, count: int) -> Tensor:
 
 
 def temperatures(q: Tensor, k_own: Tensor, k_style: Tensor, heads: int) -> Tensor:
-    """(batch, 1, channels): for each head the factor on q that gives its logits over the style's keys the deviation
-    that they would have over the picture's own, measured on some of both, and within AUTO_RANGE.
+    """(batch, 1, channels): a factor on q for each head, within AUTO_RANGE. It makes the logits over the style's keys
+    deviate as those over the picture's own keys, measured on some of both.
 
-    It is the reason that the paper gives for its fixed 1.5. Where keys have fewer heads, each serves several of the
-    queries'.
+    The paper fixes 1.5 for this reason. Where keys have fewer heads, each serves several of the queries'.
     """
     width = q.shape[-1] // heads
     q, *keys = (spread(x, count).unflatten(-1, (-1, width)).transpose(1, 2).float() for x, count in (

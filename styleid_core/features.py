@@ -1,4 +1,4 @@
-"""The self-attention inputs captured while an image was inverted, and how a sampling step finds its own."""
+"""Holds what self-attention got while a picture was inverted, and finds it again for a sampling step."""
 
 import math
 from contextlib import nullcontext
@@ -49,13 +49,12 @@ class Features(NamedTuple):
     """What self-attention gets, one per inversion step and block: inputs n (LayerNorm outputs) of a UNet, Tokens of a
     transformer.
 
-    sigmas  S floats            the sigma the model was evaluated at on each step
+    sigmas  S floats, rising    the sigma the model was evaluated at on each step
     blocks  K blocks            which self-attentions were captured; none when nothing was asked for
-    source  a named tuple       what gives those of a step: `Kept`, or what the host computes them from again
+    source  `Kept` in memory, `InFile`, or calls to make again; all have `only`, the first two `step`
     latent  (batch, C, H, W)    what was inverted
-    origin                      what a file tells about it
-    position                    where the picture stood among the model's positions; of transformers that have it behind
-                                the prompt
+    origin                      weights, prompt and settings, where a file tells them
+    position                    the picture's index on the first axis of positions; 0 unless it stands behind the prompt
 
     Lists and tuples all through, because ComfyUI's memory-pressure cache counts tensors only inside those.
     """
@@ -80,7 +79,7 @@ class Features(NamedTuple):
 
 
 def only_blocks(features: Features, blocks: list[Block]) -> Features:
-    """Those of `blocks`, all of which were captured; no tensor is copied, and of all blocks `features` themselves."""
+    """`features` of these blocks alone, which were all captured. No tensor is copied."""
     if blocks == features.blocks:
         return features
     indices = [features.blocks.index(block) for block in blocks]
@@ -90,8 +89,7 @@ def only_blocks(features: Features, blocks: list[Block]) -> Features:
 def nearest_step(features: Features, sigma: float) -> int:
     """Index of the captured step whose sigma is nearest on a log scale.
 
-    Raises ValueError when it is more than 1.5 times further than that step is from its own neighbors: below or above
-    what was captured.
+    ValueError for a sigma outside the captured range, by more than 1.5 times the step's larger gap to a neighbor.
     """
     captured = [math.log(s) for s in features.sigmas]
     target = math.log(sigma)
@@ -106,13 +104,12 @@ def nearest_step(features: Features, sigma: float) -> int:
 
 
 def reaches_picture(features: Features, sigma: float) -> bool:
-    """Whether a sampling that ends at `sigma` ends at the picture: below all that was captured, and not on the way."""
+    """Whether `sigma` is below all captured sigmas, so that a sampling that ends there is at the picture."""
     return sigma < min(features.sigmas)
 
 
 class Reader:
-    """Brings features that are kept, in memory or in a file, to `device` (a torch.device) step by step, and while one
-    is in use, ahead of time the one that follows.
+    """Brings features from memory or a file to `device`, one step at a time, and the next while the current is in use.
 
     A sampling goes down the sigmas that the inversion went up, so step i - 1 is what follows step i. Into a GPU the
     copy runs on a stream of its own beside the computation. Of other steps nothing is held.

@@ -31,7 +31,7 @@ def map_tensors(function, value):
 
 
 def tensors_in(value) -> Iterator[Tensor]:
-    """Those in its dicts, lists and tuples."""
+    """Every tensor in its dicts, lists and tuples."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, (dict, list, tuple)):
@@ -40,19 +40,17 @@ def tensors_in(value) -> Iterator[Tensor]:
 
 
 def size(value) -> int:
-    """Bytes of `tensors_in` it."""
+    """Bytes of its tensors."""
     return sum(tensor.nbytes for tensor in tensors_in(value))
 
 
 def token_bytes(channels: int, storage: str, dtype: torch.dtype) -> int:
-    """What `store` makes of one token in `dtype`."""
+    """That `store` needs for one token in `dtype`."""
     return channels + 4 if storage == "int8" else channels * (STORAGES[storage] or dtype).itemsize
 
 
 def store(value: Tensor | tuple, storage: str, keep: Callable[[Tensor], Tensor]) -> Tensor | tuple:
-    """A tensor (batch, tokens, channels) as one of STORAGES, each of its tensors where `keep` puts it; of a named tuple
-    each alone.
-    """
+    """A tensor (batch, tokens, channels) as one of STORAGES, passed to `keep`; of a named tuple each field."""
     if isinstance(value, tuple):
         return type(value)(*(store(each, storage, keep) for each in value))
     if storage == "int8":
@@ -62,7 +60,7 @@ def store(value: Tensor | tuple, storage: str, keep: Callable[[Tensor], Tensor])
 
 
 def restore(kept: Tensor | tuple, device: torch.device, dtype: torch.dtype) -> Tensor | tuple:
-    """What `store` was given, in `dtype` on `device`."""
+    """What `store` was given, of int8 nearly so, in `dtype` on `device`."""
     if isinstance(kept, Int8):
         return (kept.values.to(device) * kept.scale.to(device)).to(dtype)
     if isinstance(kept, tuple):

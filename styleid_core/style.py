@@ -1,4 +1,4 @@
-"""One style of an injection, and how it is injected."""
+"""What is injected into a sampling."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ INJECT_INTO = {"both": ("cond", "uncond"), "cond": ("cond",), "uncond": ("uncond
 
 
 class Style(NamedTuple):
-    """What a sampling run attends to.
+    """One style of an injection and its settings.
 
     content      the Features that give queries, of the same blocks as `features`
     features     the style's, which give keys and values
@@ -19,10 +19,10 @@ class Style(NamedTuple):
     inject_into  one of INJECT_INTO
     start, end   the part of the sampling, as ComfyUI counts it (0: pure noise, 1: the picture)
     weight       of its attention, as in `attend`
-    mask         (1 or the content's batch, H, W) in 0..1, what the weight is multiplied by over the picture; None: 1
+    mask         (1 or the content's batch, H, W) in 0..1: a factor on the weight over the picture; None: 1
     style_mask   (1, H, W) in 0..1: which of the style's tokens give keys and values, as `masks.kept_tokens`; None: all
-    auto_tau     whether `attend.temperatures` stand in place of tau, for each block, head and step
-    *_curve      what gamma, tau and weight are multiplied by over the sampling; None: 1
+    auto_tau     whether tau is 1 and `attend.temperatures` are taken, for each block, head and step
+    *_curve      factors on gamma, tau and weight, from 0 at the noisiest inverted step to 1 at the last; None: 1
     """
     content: Features
     features: Features

@@ -1,10 +1,9 @@
 """An inverted picture in one safetensors file: noise, features, and what they were made with. Nothing is ever
 unpickled.
 
-Tensors: noise, latent, sigmas; perhaps noise_mask and picture; and "STEP.BLOCK" for n of a step and block, by their
-index in the header's lists, or "STEP.BLOCK.q", ".k" and ".v" of a transformer; each of these in int8 as ".values" and
-".scale". In version 1 those of a transformer are one tensor, side by side. The metadata has a JSON `header` and a
-`checksum` of everything.
+Tensors: noise, latent, sigmas; perhaps noise_mask and picture; and "STEP.BLOCK" for the features of a step and block,
+by their index in the header's lists. Transformers add .q, .k and .v, int8 adds .values and .scale. Version 1 has q, k
+and v in one tensor, side by side. The metadata has a JSON `header` and a `checksum` of everything.
 """
 
 import hashlib
@@ -68,7 +67,7 @@ class Form(NamedTuple):
 
 
 class InFile(NamedTuple):
-    """Features that stay in a file, of which `step` reads one at a time."""
+    """Leaves features in a file; `step` reads those of one step."""
     path: str
     stamp: tuple[int, int]  # of the file that was checked
     indices: list[int]  # of its blocks

@@ -16,11 +16,11 @@ def execute(executor, *args, **kwargs):
 
 @contextmanager
 def own_graphs(model_options: dict, wrappers: dict) -> Iterator[Callable]:
-    """What makes the model calls of one run: `execute`, or that compiled as TorchCompileModel asks for in the run's own
-    `wrappers`.
+    """Yields the function that makes one run's model calls: `execute`, compiled if TorchCompileModel is among the run's
+    own `wrappers`, and removes it there.
 
-    That node's graphs do not look at patches, so that a run would go on with those of the last. These do, and the next
-    run finds them again, also with another gamma. Models compiled in any other way are run uncompiled.
+    That node's graphs do not look at patches, so that a run would go on with those of the last. These do, and later
+    runs find them again, also with another gamma. Models compiled in any other way are run uncompiled.
     """
     if wrappers.get(WrappersMP.APPLY_MODEL, {}).pop(host.COMPILE, None) is None:
         with host.uncompiled():
@@ -28,11 +28,11 @@ def own_graphs(model_options: dict, wrappers: dict) -> Iterator[Callable]:
     else:
         kwargs = model_options[host.COMPILE_KWARGS]
         options = {name: value for name, value in (kwargs["options"] or {}).items() if name != "guard_filter_fn"}
-        backend = apart(kwargs["backend"], kwargs["mode"], tuple(options.items()), kwargs["dynamic"])
+        backend = own_backend(kwargs["backend"], kwargs["mode"], tuple(options.items()), kwargs["dynamic"])
         yield torch.compile(execute, backend=backend, fullgraph=kwargs["fullgraph"], dynamic=kwargs["dynamic"])
 
 
 @cache
-def apart(*arguments) -> Callable:
-    """`host.compiler_of` under another identity, by which torch keeps graphs apart."""
+def own_backend(*arguments) -> Callable:
+    """`host.compiler_of`, one function for the same arguments: torch keeps and finds graphs by it."""
     return host.compiler_of(*arguments)

@@ -1,7 +1,7 @@
 """What the pack leans on in ComfyUI and torch beyond what they promise: to be read first when it is brought to a new
 ComfyUI.
 
-Each name was seen in ComfyUI 0.16.3, 0.30.0 and 0.33, but for those that are SINCE another.
+Each name is in ComfyUI 0.16.3, 0.30.0 and 0.33, and SINCE lists those that came later.
 `tests/in_comfyui/test_host.py` looks for them in the ComfyUI that it runs on, and `tests/dev/test_registry.py` at all
 that is imported and called. The classes of networks are the rows of `families.layouts.LAYOUTS`.
 """
@@ -24,18 +24,19 @@ GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cf
 
 # Keys of the transformer_options that each model call has of its own.
 SIGMAS, SAMPLE_SIGMAS = "sigmas", "sample_sigmas"
-PROMPTS, SIDES = "uuids", "cond_or_uncond"  # in the order of the batch
+UUIDS, COND_OR_UNCOND = "uuids", "cond_or_uncond"  # of the prompts, in the order of the batch
 WRAPPERS, CALLBACKS = "wrappers", "callbacks"
 PATCHES, REPLACEMENTS = "patches", "patches_replace"
-ATTENTION_INPUT, ATTENTION, TRANSFORMER = "attn1_patch", "attn1", "dit"  # kinds of those
+ATTENTION_INPUT, ATTENTION, TRANSFORMER = "attn1_patch", "attn1", "dit"  # kinds of patches and replacements
 OVERRIDE = "optimized_attention_override"
 REFERENCE_TOKENS = "reference_image_num_tokens"
 DEVICE = "multigpu_thread_device"
-OF_ONE_RUN = (WRAPPERS, CALLBACKS, SIGMAS, SAMPLE_SIGMAS)
+OF_ONE_RUN = (WRAPPERS, CALLBACKS, SIGMAS, SAMPLE_SIGMAS)  # not for a call that is made again in another run
 
-# Keys by which an attention tells where it is and how it works: of a UNet, and of a transformer.
-BLOCK, INDEX, HEADS, PRECISION = "block", "block_index", "n_heads", "attn_precision"
-SIDE, NUMBER = "block_type", "block_index"
+# Keys by which an attention tells where it is and how it works. In a UNet, `block_index` counts within a block; in a
+# transformer it counts the blocks.
+BLOCK, BLOCK_TYPE, BLOCK_INDEX = "block", "block_type", "block_index"
+HEADS, PRECISION = "n_heads", "attn_precision"
 
 # Keys of wrappers, and of clones of a model.
 COMPILE = "torch.compile"  # of TorchCompileModel, and of nodes of other packs with its help
@@ -43,7 +44,7 @@ STEP_CACHES = ("easycache", "lazycache")  # leave model calls out
 MULTIGPU = "multigpu"  # share out model calls
 
 # Keys of what a model is called with: the latents of its references, and their prompts.
-REFERENCE_LATENTS, REFERENCE_PROMPTS = "ref_latents", "ref_contexts"
+CALL_REFERENCES, CALL_REFERENCE_PROMPTS = "ref_latents", "ref_contexts"
 
 # Keys of the entries of a CONDITIONING, and of those that hold pictures.
 MASK, DEFAULT = "mask", "default"
@@ -52,7 +53,7 @@ HINTS = ("control", "control_apply_to_uncond", "gligen")
 MASKED_PICTURE, PICTURE_MASK = "concat_latent_image", "concat_mask"  # of inpainting models
 REFERENCES, SHOWN = "reference_latents", "unclip_conditioning"  # as latents, and as CLIP Vision sees them
 OF_REFERENCES = (REFERENCES, SHOWN, "reference_latents_method", "reference_latents_text_embeds")
-LLAMA = "conditioning_llama3"  # a prompt, of four dimensions as pictures are
+LLAMA = "conditioning_llama3"  # a prompt that has four dimensions, like a picture
 
 SINCE = {REFERENCE_TOKENS: "0.18.2", DEVICE: "0.24.1", MULTIGPU: "0.24.1", "SingleStreamDiT": "0.27.0"}
 
@@ -102,7 +103,7 @@ def hook_references(patcher: ModelPatcher) -> frozenset:
 
 
 def compiler_of(backend: str | Callable, mode: str | None, options: Iterable[tuple], dynamic: bool | None) -> Callable:
-    """What torch.compile calls with a graph and its inputs, for these of its arguments."""
+    """The function that torch.compile would call with a graph and its inputs, for these of its arguments."""
     kwargs = {}
     if backend == "inductor":
         modes = torch._inductor.list_mode_options(mode, dynamic) if mode else {}
@@ -114,9 +115,9 @@ def compiler_of(backend: str | Callable, mode: str | None, options: Iterable[tup
 
 
 def uncompiled() -> AbstractContextManager:
-    """Without torch.compile, whose graphs might go on without the patches of this run, or with those of the last.
+    """Switches torch.compile off. Its graphs might miss the patches of this run, or keep those of the last.
 
-    torch before 2.6 cannot be told so; there a run that reached nothing still ends in an error.
+    torch before 2.6 has no such switch; there a run that reached nothing still ends in an error.
     """
     stances = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
     return torch.compiler.set_stance("force_eager") if stances else nullcontext()

@@ -10,7 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from ...styleid_core.features import Origin
 from ...styleid_core.settings import InversionSettings
 
-VECTORS, VALUES = 16, 4  # of a model that are looked at, and of each of them
+VECTORS, VALUES = 16, 4  # of a model, and of each of those, that make its fingerprint
 DTYPES = "float32|float16|bfloat16|float8_e4m3fn|float8_e5m2"
 FINGERPRINT = re.compile(rf"(?:(?:{DTYPES})(?: -?\d[-+.e\d]*)+(?:; |$))+")
 
@@ -22,7 +22,7 @@ def origin_of(model: ModelPatcher, positive: list, settings: InversionSettings) 
 def fingerprint(model: ModelPatcher) -> str:
     """Some biases and norms that MODEL samples with, wherever it lies: "dtype value value ...; dtype ...".
 
-    Every training and merge changes them, and LoRAs leave them alone.
+    Training and merging change them. LoRAs do not: they patch matrices.
     """
     vectors = {key: patches for key, patches in model.get_key_patches("diffusion_model.").items()
                if patches[0][0].ndim == 1 and patches[0][0].is_floating_point()}
@@ -31,7 +31,7 @@ def fingerprint(model: ModelPatcher) -> str:
 
 
 def described(loaded: tuple, *patches: tuple, key: str) -> str:
-    """A vector as it was loaded, with how a layer converts it, and the patches that MODEL has for it."""
+    """One vector: `loaded` is its weight and what a layer converts that by, `patches` are those of MODEL."""
     weight, convert = loaded
     vector = convert(weight.detach().to("cpu", torch.float32, copy=True), inplace=True)
     vector = comfy.lora.calculate_weight(list(patches), vector, key)

@@ -36,7 +36,7 @@ class Run:
         """The wrapper of each call of the model."""
         *arguments, options = arguments
         sigma = self.start_of_call(options)
-        sides, uuids = options[host.SIDES], options[host.PROMPTS]
+        sides, uuids = options[host.COND_OR_UNCOND], options[host.UUIDS]
         active = [self.active(sigma, side, uuid) for side, uuid in zip(sides, uuids)]
         if all(same(styles, active[0]) for styles in active):
             return self.uniform_call(executor, active[0], sigma, [x, *arguments], options, kwargs)
@@ -44,7 +44,7 @@ class Run:
         outputs = []
         for i, styles in enumerate(active):
             part, part_kwargs = chunk_of([[x, *arguments], kwargs], i, len(active), len(x))
-            part_options = options | {host.SIDES: [sides[i]], host.PROMPTS: [uuids[i]]}
+            part_options = options | {host.COND_OR_UNCOND: [sides[i]], host.UUIDS: [uuids[i]]}
             outputs.append(self.uniform_call(executor, styles, sigma, part, part_options, part_kwargs))
         return torch.cat(outputs)
 
@@ -78,7 +78,8 @@ class Run:
         checks.require_whole_picture(tuple(x.shape[-2:]), styles[0].content.size)
         batched = [each for style in styles for each in (style.content.latent, style.features.latent, style.mask)]
         if any(each is not None and len(each) > 1 for each in batched):
-            checks.require_whole_batch(len(x), len(options[host.SIDES]), self.batch if frames is None else len(frames))
+            latents = self.batch if frames is None else len(frames)
+            checks.require_whole_batch(len(x), len(options[host.COND_OR_UNCOND]), latents)
 
     def start_of_call(self, options: dict) -> float:
         """The sigma of a model call. ValueError for what the last call on this device left to be checked: both are

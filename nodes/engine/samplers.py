@@ -1,4 +1,4 @@
-"""Whether a sampler stays on the deterministic path that was inverted, or adds noise on the way: asked and tried."""
+"""Refuses samplers that leave the inverted path by adding noise: reads their options, and runs them on a toy."""
 
 from types import SimpleNamespace
 
@@ -9,12 +9,13 @@ from comfy.model_patcher import ModelPatcher
 from ...styleid_core.ddim import sample_ddim
 from . import host, logger
 
-STOCHASTIC = ("ancestral", "sde", "ddpm", "lcm", "restart", "seeds", "sa_solver")  # in names, where only those tell
+# Parts of names, for samplers that cannot be run.
+STOCHASTIC = ("ancestral", "sde", "ddpm", "lcm", "restart", "seeds", "sa_solver")
 TRIED_SIGMAS = 6  # of a sampler of ComfyUI; of others all, as some add their noise only in a part of them
 
 
 class ToyGuider:
-    """In place of a guider: a denoiser for Gaussian data of unit deviation, which every sampler takes for a model."""
+    """Stands in for a guider: a denoiser for Gaussian data of unit deviation, which most samplers can run on."""
 
     def __init__(self, model: ModelPatcher, cfg: float):
         sampling = model.get_model_object("model_sampling")
@@ -31,7 +32,7 @@ class ToyGuider:
 
 
 def sampled_with(seed: int, model, cfg: float, sampler, sigmas: torch.Tensor) -> torch.Tensor:
-    """What `sampler` makes of one latent, on the toy, when all that draws noise starts from `seed`."""
+    """What `sampler` makes of one latent on the toy, with all random generators at `seed`."""
     x = torch.linspace(-1, 1, 16).view(1, 1, 4, 4) * sigmas[0]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would change those of all GPUs too

@@ -1,9 +1,9 @@
 """What a model is: one file a family, which answers all that the engine asks about its models.
 
 NAME            the family as an error calls it
-WRAPPED         the kind of ComfyUI's wrappers through which a run meets each of its calls of the model
-IN_LOCKSTEP     whether features can be recomputed while they are injected, block by block; else all before
-TENSORS         how many tensors of equal width its features are, for each block
+WRAPPED         the kind of ComfyUI's wrappers that wraps each model call
+IN_LOCKSTEP     whether features can be recomputed block by block, during the call that they are injected into
+TENSORS         how many tensors its features are for each block; their widths are equal or less
 
 matches(model)                     whether a MODEL is of the family
 path(model)                        how the model mixes noise in, see `styleid_core.paths`; ValueError for one that
@@ -16,23 +16,22 @@ token_shapes(model, blocks, size)  (height, width, channels of all tensors) of t
                                    `size` (H, W)
 embedding(model)                   its rotary positions, see `positions`; None where it has none
 position(model, arguments, kwargs)
-                                   where the picture of a call with these arguments stands, an integer: features
-                                   differ by it
-moved(model, features, by)         those of a picture that stands so much further
+                                   the picture's index on the first axis of positions, in a call with these
+                                   arguments: features from another have to be `moved`
+moved(model, features, by)         the same, `by` so much further on the first axis of positions
 as_captured(kept)                  features as they were captured, whatever version of a file they come from
 
 record(model, options, blocks, seen, shape)
                                    let calls with these transformer_options, for latents of `shape` (batch, H, W), put
-                                   the features of each of `blocks` into the dict `seen`; a ValueError where others
-                                   cut them into tiles
+                                   the features of each of `blocks` into the dict `seen`; nothing, or a ValueError,
+                                   where others cut them into tiles
 inject(model, options, blocks, size)
                                    let calls with these transformer_options, for latents of `size` (H, W), attend in
                                    `blocks` as their `Call` says
 for_call(model, options, kwargs, call)
-                                   the transformer_options of one call, which is recorded or has a `Call`; `kwargs`
-                                   are its others
-above(options)                     the name of what stands on top of the injection in a call, and may leave it out;
-                                   None: nothing
+                                   the transformer_options of one call; without a `Call` it is only recorded.
+                                   `kwargs` are its other arguments
+above(options)                     the name of another node's attention, if any, that may leave the injection out
 """
 
 import importlib
@@ -53,7 +52,7 @@ def is_ming(network: Module) -> bool:
     return bool(getattr(network, "masked_pad_multiple", None))
 
 
-LOOKALIKES = {  # networks of a class that is served, which work in another way
+LOOKALIKES = {  # networks that look as if they were served
     "attention over time, as models of videos have it": attends_over_time,
     "references behind its picture, as Ming-Image has them": is_ming,
 }

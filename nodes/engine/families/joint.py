@@ -1,6 +1,7 @@
 """Transformers whose picture attends to itself and to the prompt in one sequence.
 
-Their features are Tokens. Everything happens in ComfyUI's `optimized_attention_override`, which all of them pass.
+Their features are Tokens. All of it is done in ComfyUI's `optimized_attention_override`, which every attention of these
+models calls.
 """
 
 import math
@@ -27,7 +28,7 @@ NAME = "a transformer (Flux, Chroma, Qwen-Image, Z-Image, Lumina 2, SD 3.5, Krea
 WRAPPED = WrappersMP.APPLY_MODEL
 IN_LOCKSTEP = True
 TENSORS = 3
-FIRST = 1 / 4  # of the blocks that "auto" leaves alone
+FIRST = 1 / 4  # of the blocks, which "auto" leaves alone
 COUNTER = "styleid_counter"  # among transformer_options
 
 
@@ -46,7 +47,7 @@ def path(model: ModelPatcher) -> Flow | ScaledFlow:
 
 
 def inversion_prompt(model: ModelPatcher, conditioning: list) -> list:
-    """At guidance 1 where guidance is distilled: what that adds is not on the model's own path."""
+    """With guidance 1 if guidance is distilled: higher guidance leaves the model's own path."""
     if not getattr(getattr(model.model.diffusion_model, "params", None), "guidance_embed", False):
         return conditioning
     return [[prompt, entry | {"guidance": 1.0}] for prompt, entry in conditioning]
@@ -108,7 +109,7 @@ class Attention(NamedTuple):
     q, k, v   (batch, tokens, heads, channels), views of what the model computed; k and v may have fewer heads
     picture   which of the tokens are the picture's
     mask      as ComfyUI's attention takes it, or None
-    original  ComfyUI's: `original(q, k, v, mask)` gives (batch, tokens, heads * channels)
+    original  the attention below ours: `original(q, k, v, mask)` gives (batch, tokens, heads * channels)
     """
     q: torch.Tensor
     k: torch.Tensor
@@ -131,8 +132,8 @@ class Attention(NamedTuple):
         return torch.cat([x[:, :self.picture.start], part.unflatten(-1, x.shape[2:]), x[:, self.picture.stop:]], 1)
 
     def injected(self, shared: Shared, move: Callable | None, masks: "Masks") -> torch.Tensor:
-        """What comes out for all tokens, of which the picture's attend as `shared` says, to the styles' keys where they
-        are moved, and the others to the picture as it is.
+        """The output of all tokens. Those of the picture attend as `shared` says, to style keys that `move` has moved.
+        The others attend to the picture as before.
         """
         def attention(q, k, v):
             all_k, all_v = self.among_others(k, self.k), self.among_others(v, self.v)
@@ -162,8 +163,7 @@ class Attention(NamedTuple):
 class Masks(NamedTuple):
     """An attention mask (..., queries or 1, keys) split: what the picture's queries see, and the others'.
 
-    even   whether it tells no parts of the picture apart, which a style does not have: a truth on the mask's device, or
-           None
+    even   whether it treats all of the picture alike, as a style needs: on the mask's device; None without a mask
     """
     picture: slice
     of_picture: torch.Tensor | None = None
@@ -190,16 +190,15 @@ def masks_of(mask: torch.Tensor | None, picture: slice, length: int) -> Masks:
 
 
 class Counter:
-    """Tells of each attention of one model call which Block it is, by what ComfyUI writes into its transformer_options
-    and by the attentions before.
-    """
+    """Tells which Block each attention of one model call is: ComfyUI gives side and number, repeats give the index."""
+
     def __init__(self):
         self.last = Block("", -1, -1)
 
     def block(self, options: dict) -> Block | None:
-        if host.NUMBER not in options:
+        if host.BLOCK_INDEX not in options:
             return None
-        side, number = options.get(host.SIDE, "block"), options[host.NUMBER]
+        side, number = options.get(host.BLOCK_TYPE, "block"), options[host.BLOCK_INDEX]
         again = (side, number) == (self.last.side, self.last.number)
         self.last = Block(side, number, self.last.index + 1 if again else 0)
         return self.last
@@ -208,8 +207,8 @@ class Counter:
 def put_inside(model: ModelPatcher, options: dict, size: tuple[int, int],
                attention_of: Callable[[Block, dict], Callable[[Attention], torch.Tensor | None] | None]):
     """Let `attention_of(block, options of the call)` stand in the place of self-attentions, for pictures of a latent of
-    `size`; where it gives None, or what it gives does, the call goes on as it was. What another node has put there is
-    what both call.
+    `size`; if it gives None, or its result does, the attention goes on unchanged. Both ways go through another node's
+    override, if there is one.
     """
     network, before = model.model.diffusion_model, options.get(host.OVERRIDE)
     layout, tokens = layout_of(network), math.prod(grid(model, size))
@@ -253,7 +252,7 @@ def name_blocks(options: dict, count: int):
 
 
 def run_named(number: int, replacement: Callable | None, args: dict, extra: dict) -> dict:
-    options = args[host.TRANSFORMER_OPTIONS] | {host.SIDE: "double", host.NUMBER: number}
+    options = args[host.TRANSFORMER_OPTIONS] | {host.BLOCK_TYPE: "double", host.BLOCK_INDEX: number}
     args = args | {host.TRANSFORMER_OPTIONS: options}
     return replacement(args, extra) if replacement else extra["original_block"](args)
 
@@ -308,6 +307,6 @@ def check_shapes(block: Block, attention: Attention, shared: Shared):
 
 
 def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None = None) -> dict:
-    """A copy, as some models write into theirs; with the tokens of the reference latents, which not all tell."""
-    references = [math.prod(grid(model, latent.shape[-2:])) for latent in kwargs.get(host.REFERENCE_LATENTS) or ()]
+    """A copy, as some models write into theirs, with the token counts of references, which some do not tell."""
+    references = [math.prod(grid(model, latent.shape[-2:])) for latent in kwargs.get(host.CALL_REFERENCES) or ()]
     return options | {REFERENCES: references, COUNTER: Counter(), CALL: call}

@@ -1,4 +1,4 @@
-"""How the transformers differ that `joint` serves: one row for each class of ComfyUI's networks, found by its name."""
+"""Lists how the transformers of `joint` differ: one row for each class of ComfyUI's networks, found by its name."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,12 +13,12 @@ REFERENCES = "styleid_references"  # among transformer_options: tokens of each p
 
 
 def shown(network: Module, options: dict, tokens: int) -> int:
-    """Tokens of the references of a model that takes all it is given."""
+    """Tokens of all given references, for a model that takes all."""
     return sum(options.get(REFERENCES, ()))
 
 
 def told(network: Module, options: dict, tokens: int) -> int:
-    """The same, of a model that may leave them out: as ComfyUI tells it."""
+    """Tokens of the references that ComfyUI tells of, for a model that may leave some out."""
     return sum(options.get(host.REFERENCE_TOKENS, ()))
 
 
@@ -41,7 +41,7 @@ def at_the_origin(network: Module, context: Tensor, kwargs: dict) -> int:
 
 def after_the_prompt(network: Module, context: Tensor, kwargs: dict) -> int:
     """In Lumina 2 and Z-Image a picture stands behind its prompt, and behind Z-Image Omni's pictures and theirs."""
-    shown, prompts = kwargs.get(host.REFERENCE_LATENTS) or (), kwargs.get(host.REFERENCE_PROMPTS) or ()
+    shown, prompts = kwargs.get(host.CALL_REFERENCES) or (), kwargs.get(host.CALL_REFERENCE_PROMPTS) or ()
     unpadded = shown and getattr(network, "siglip_embedder", None) is not None
     multiple, at = network.pad_tokens_multiple or 1, 0
     for prompt in [*(prompts[i] if i < len(prompts) else None for i in range(len(shown))), context]:
@@ -51,14 +51,14 @@ def after_the_prompt(network: Module, context: Tensor, kwargs: dict) -> int:
 
 
 class Layout(NamedTuple):
-    """Where the attention to the picture is.
+    """Describes one class of networks.
 
     sides       {block_type that ComfyUI tells, "block" where it tells none: the network's attribute that lists those
                 blocks}
-    patch       network: side of a token, in values of the latent
+    patch       network: edge of a token, in values of the latent
     width       network: channels of the queries of a token
     behind      network, transformer_options, tokens of the picture: how many tokens come after them
-    attentions  network, number of a block: how many of its attentions count, of the first ones
+    attentions  network, number of a block: how many of its attentions are self-attention; they come first
     named       whether ComfyUI tells attention in which block it is
     embedding   network: its rotary positions, or None where places are absolute
     position    network, the prompt (batch, tokens, channels), what else the model is called with: the picture's on the

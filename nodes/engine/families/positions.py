@@ -1,4 +1,4 @@
-"""Where the tokens of a transformer's pictures stand, by the embedding of positions that the model itself has."""
+"""Computes rotary positions of style tokens, by the model's own embedder."""
 
 from collections.abc import Callable
 from functools import partial
@@ -28,7 +28,7 @@ class Embedding(NamedTuple):
     """Rotary positions of a network.
 
     pairs   of channels that each axis has: the first, then down and right
-    at      at(first, down, right): the rotation (all pairs, 2, 2) of a token there, beside one at the origin
+    at      at(first, down, right): the rotation (all pairs, 2, 2) from the origin to there
     halves  as in `turned`
     """
     pairs: list[int]

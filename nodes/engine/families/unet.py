@@ -30,7 +30,7 @@ def is_transformer(layer) -> bool:
 
 
 def matches(model: ModelPatcher) -> bool:
-    """By what it has, and not by its class, which other packs exchange."""
+    """By its layers, and not by its class, which other packs replace."""
     output_blocks = getattr(model.model.diffusion_model, "output_blocks", ())
     return any(is_transformer(layer) for block in output_blocks for layer in block)
 
@@ -106,12 +106,12 @@ def token_shapes(model: ModelPatcher, blocks: list[Block], size: tuple[int, int]
 
 
 def block_address(extra_options: dict) -> Block:
-    # torch 2.11 compiles no plain tuple that stands for one
-    return Block(*extra_options[host.BLOCK], extra_options[host.INDEX])
+    # torch 2.11 cannot compile a plain tuple in place of a Block.
+    return Block(*extra_options[host.BLOCK], extra_options[host.BLOCK_INDEX])
 
 
 def put_around(options: dict, first: tuple = (), last: tuple = ()):
-    """Run attn1_patches before every other, where they meet the LayerNorm output as it is, or after."""
+    """Puts attn1_patches before all others, where they see the LayerNorm output as it is, and after all others."""
     patches = options[host.PATCHES] = options.get(host.PATCHES, {}).copy()
     patches[host.ATTENTION_INPUT] = [*first, *patches.get(host.ATTENTION_INPUT, []), *last]
 
@@ -133,7 +133,7 @@ def inversion_prompt(model: ModelPatcher, conditioning: list) -> list:
 
 
 def refuse_tiles(options: dict, pictures: Callable[[Block, dict], int | None]):
-    """`pictures` tells how many there are in the batch of a self-attention; None where that does not matter."""
+    """`pictures` gives the batch size that a self-attention should have, or None."""
     def attn1_patch(n, context, value, extra_options):
         expected = pictures(block_address(extra_options), extra_options)
         if expected is not None and not len(n) == len(context) == expected:
@@ -157,8 +157,8 @@ def inject(model: ModelPatcher, options: dict, blocks: list[Block], size: tuple[
             return n, context, value
         for share in shared.shares:
             check_shape(block, n, share)
-        context = keys(shared, n)
-        return queries(shared, n), context, context
+        context = key_inputs(shared, n)
+        return query_inputs(shared, n), context, context
 
     def pictures(block, extra_options):
         call = extra_options.get(CALL)
@@ -181,14 +181,14 @@ def above(options: dict) -> None:
     """Attention that another node has put on top gets the mixed queries and the style's keys."""
 
 
-def queries(shared: Shared, n: torch.Tensor) -> torch.Tensor:
+def query_inputs(shared: Shared, n: torch.Tensor) -> torch.Tensor:
     """What gives the queries of all parts, one after the other, in place of n (batch, tokens, channels)."""
     own = [] if shared.own is None else [shared.own.of(n)]
     return joined(own + [share.mixed(n) for share in shared.shares])
 
 
-def keys(shared: Shared, n: torch.Tensor) -> torch.Tensor:
-    """The same of keys and values; with a sample of the picture's own last, where temperatures are measured on it."""
+def key_inputs(shared: Shared, n: torch.Tensor) -> torch.Tensor:
+    """What gives the keys and values of all parts; and a sample of n last, if `temperatures` are measured on it."""
     own = [] if shared.own is None else [n]
     return joined(own + [share.style for share in shared.shares] + ([spread(n, KEYS)] if shared.measured else []))
 
@@ -198,8 +198,8 @@ def joined(parts: list[torch.Tensor]) -> torch.Tensor:
 
 
 def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None = None) -> dict:
-    """With a `call`, attention is ours where several parts are attended, and where another node has put its own in
-    place of it, which is then called for each of them.
+    """With a `call`, replaces the attention of blocks with several parts. Where another node has replaced it, that is
+    called once for each part.
     """
     if call is None:
         return options
@@ -220,8 +220,8 @@ def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None
 
 
 def for_replacement(shared: Shared) -> Shared:
-    """For what another node has put in place of attention: it may need the whole picture, and may hand on the picture's
-    own values, which are there even for nobody's queries.
+    """For another node's attention, which may need all tokens, and may give the picture's own values: they are there
+    though no query asks for them.
     """
     own = shared.own or Part(indices=torch.empty(0, dtype=torch.long))
     return Shared(own, [share._replace(part=share.part._replace(indices=None)) for share in shared.shares])
@@ -247,7 +247,8 @@ def attention_apart(shared: Shared, replace: Callable | None, options: dict) -> 
 
 
 def split_parts(shared: Shared, tokens: int, heads: int, projected: Tokens) -> list[Asked]:
-    """What `queries` and `keys` have put together, of pictures of so many `tokens`, once it is `projected`."""
+    """What `query_inputs` and `key_inputs` have put together, of pictures of so many `tokens`, once it is `projected`.
+    """
     own = [] if shared.own is None else [shared.own]
     parts = own + [share.part for share in shared.shares]
     query_counts = [tokens if part.indices is None else len(part.indices) for part in parts]
