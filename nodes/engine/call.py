@@ -1,6 +1,7 @@
 """What one model call attends to."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
@@ -10,9 +11,7 @@ from ...styleid_core.features import Features, Tokens, repeat_batch
 from ...styleid_core.storage import map_tensors, restore
 from ...styleid_core.style import Style
 from .lockstep import Companion
-
-if TYPE_CHECKING:
-    from .run import Run
+from .regions import Regions
 
 CALL = "styleid_call"  # among transformer_options
 
@@ -21,19 +20,21 @@ class Call(NamedTuple):
     """Holds what one model call attends to. ComfyUI hands it to each attention of this call, in the call's own
     transformer_options. Attentions of other calls never see it.
 
-    run            what the calls of a sampling share
     styles         those that are injected into it
+    regions        where they are, of the whole sampling
     sigma          at which it is made
     device, dtype  of the model's tensors
     batch          length of the call's batch: the `frames`, once for each conditioning
     frames         which latents of the sampled batch it is for; None: all
     position       where the pictures stand among the model's positions, as `Features.position`
     features       {id of a source: {block: its features, as `storage.store` keeps them}}, or a Companion for a dict
+    compiled       whether torch.compile sees it
+    check_later    `check_later(even)` refuses masks that turn out not to be `even`, without a wait for the device
     reached        {block: True} where the injected attention has run
     prepared       {block: result of `shared`}; filled before the call by a UNet, empty for a transformer
     """
-    run: "Run"
     styles: list[Style]
+    regions: Regions
     sigma: float
     device: torch.device
     dtype: torch.dtype
@@ -41,6 +42,8 @@ class Call(NamedTuple):
     frames: list[int] | None
     position: int
     features: dict[int, dict]
+    compiled: bool
+    check_later: Callable[[torch.Tensor], None]
     reached: dict[Block, bool]
     prepared: dict[Block, Shared | None] = {}
 
@@ -52,7 +55,7 @@ class Call(NamedTuple):
 
     def expected(self) -> set[Block]:
         """The blocks that have to be reached."""
-        return {block for block in self.run.blocks if self.weighted(block)}
+        return {block for block in self.regions.blocks if self.weighted(block)}
 
     def weighted(self, block: Block) -> list[Style]:
         """The styles that have a weight in `block`."""
@@ -69,7 +72,7 @@ class Call(NamedTuple):
                 captured[id(features.source)] = self.captured(features, block)
         tokens = captured[id(weighted[0].content.source)].shape[1]
         weights = [(style, style.at(self.sigma).weight) for style in weighted]
-        own, *parts = self.run.regions.parts(weights, block, tokens, self.device)
+        own, *parts = self.regions.parts(weights, block, tokens, self.device)
         shares = [self.share(style, block, part, captured) for style, part in zip(weighted, parts) if part is not None]
         return Shared(None if own is None else self.part(own), shares) if shares else None
 
@@ -77,17 +80,17 @@ class Call(NamedTuple):
         content, features = captured[id(style.content.source)], captured[id(style.features.source)]
         amounts = style.at(self.sigma)
         gamma, tau = amounts.gamma, amounts.tau
-        if self.run.compiled:  # torch.compile would bake numbers in as constants
+        if self.compiled:  # torch.compile would bake numbers in as constants
             gamma, tau = torch.tensor(gamma).to(self.device, self.dtype), torch.tensor(tau, device=self.device)
         return Share(part=self.part(part), content=content.q if isinstance(content, Tokens) else content,
-                     style=self.run.regions.kept(style, block, features), gamma=gamma, tau=tau, auto=style.auto_tau)
+                     style=self.regions.kept(style, block, features), gamma=gamma, tau=tau, auto=style.auto_tau)
 
     def part(self, part: Part) -> Part:
         return part if part.weight is None else part._replace(weight=self.for_batch(part.weight))
 
     def captured(self, features: Features, block: Block) -> torch.Tensor | Tokens:
         """The features of `block`, restored, of the frames of this call and at its position."""
-        model, family = self.run.model, self.run.family
+        model, family = self.regions.model, self.regions.family
         value = family.as_captured(restore(self.features[id(features.source)][block], self.device, self.dtype))
         return map_tensors(self.for_batch, family.moved(model, value, self.position - features.position))
 

@@ -63,9 +63,11 @@ class Run:
         x, frames = arguments[0], host.frames_of(options, self.batch)
         self.check(x, styles, frames, options)
         wanted = [features for style in styles for features in (style.content, style.features)]
-        call = Call(run=self, styles=styles, sigma=sigma, device=x.device, dtype=self.model.model.get_dtype_inference(),
-                    batch=len(x), frames=frames, position=self.family.position(self.model, arguments, kwargs),
-                    features=self.sources.at(sigma, wanted, executor, x.device, options), reached={})
+        call = Call(styles=styles, regions=self.regions, sigma=sigma, device=x.device,
+                    dtype=self.model.model.get_dtype_inference(), batch=len(x), frames=frames,
+                    position=self.family.position(self.model, arguments, kwargs),
+                    features=self.sources.at(sigma, wanted, executor, x.device, options),
+                    compiled=self.compiled, check_later=self.check_later, reached={})
         try:
             options = self.family.for_call(self.model, options, kwargs, call)
             output = self.execute(executor, *arguments, options, **kwargs)

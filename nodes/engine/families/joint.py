@@ -289,7 +289,7 @@ def inject(model: ModelPatcher, options: dict, blocks: list[Block], size: tuple[
         check_shapes(block, attention, shared)
         masks = masks_of(attention.mask, attention.picture, attention.q.shape[1])
         if masks.even is not None:
-            call.run.check_later(masks.even)
+            call.check_later(masks.even)
         return attention.injected(shared, move, masks)
 
     put_inside(model, options, size, attention_of)

@@ -205,7 +205,7 @@ def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None
         return options
     replacements = options.get(host.REPLACEMENTS, {}).get(host.ATTENTION, {})
     prepared, ours = {}, {}
-    for block in call.run.blocks:
+    for block in call.regions.blocks:
         key = block if block in replacements else (block.side, block.number)
         shared = call.shared(block)
         if shared and key in replacements:
