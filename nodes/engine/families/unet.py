@@ -213,7 +213,8 @@ def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None
         if shared and not shared.is_plain:
             ours[block] = attention_apart(shared, replacements.get(key), options)
         prepared[block] = shared
-    changed = {CALL: call._replace(prepared=prepared)}
+    # Without what was prepared from, whose tensors torch.compile would take for inputs.
+    changed = {CALL: call._replace(prepared=prepared, styles=[], features={})}
     if ours:
         changed[host.REPLACEMENTS] = options.get(host.REPLACEMENTS, {}) | {host.ATTENTION: replacements | ours}
     return options | changed
