@@ -144,6 +144,14 @@ class Reader:
             return kept, self.stream.record_event() if self.stream else None
 
 
+def batch_slice(value, part: slice, batch: int):
+    """`value` with its `part` of each tensor in it whose length is `batch`; others stay whole."""
+    def cut(tensor):
+        return tensor[part] if tensor.ndim and len(tensor) == batch else tensor
+
+    return map_tensors(cut, value)
+
+
 def repeat_batch(n: Tensor, batch: int) -> Tensor:
     """n (b, ...) repeated to (batch, ...); a view when b is 1 or batch.
 

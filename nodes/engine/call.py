@@ -9,7 +9,7 @@ from ...styleid_core.attend import Part, Share, Shared
 from ...styleid_core.blocks import Block
 from ...styleid_core.features import Features, Tokens, repeat_batch
 from ...styleid_core.storage import map_tensors, restore
-from ...styleid_core.style import Style
+from ...styleid_core.style import Amounts, Style
 from .lockstep import Companion
 from .regions import Regions
 
@@ -57,9 +57,10 @@ class Call(NamedTuple):
         """The blocks that have to be reached."""
         return {block for block in self.regions.blocks if self.weighted(block)}
 
-    def weighted(self, block: Block) -> list[Style]:
-        """The styles that have a weight in `block`."""
-        return [style for style in self.styles if block in style.content.blocks and style.at(self.sigma).weight]
+    def weighted(self, block: Block) -> list[tuple[Style, Amounts]]:
+        """The styles that have a weight in `block`, and their amounts."""
+        amounts = [(style, style.at(self.sigma)) for style in self.styles if block in style.content.blocks]
+        return [(style, each) for style, each in amounts if each.weight]
 
     def shared(self, block: Block) -> Shared | None:
         """What the queries of `block` attend to; None where no style has a weight."""
@@ -67,18 +68,19 @@ class Call(NamedTuple):
         if not weighted:
             return None
         captured = {}  # by source: styles that are injected into one content share its features
-        for features in [each for style in weighted for each in (style.content, style.features)]:
+        for features in [each for style, _ in weighted for each in (style.content, style.features)]:
             if id(features.source) not in captured:
                 captured[id(features.source)] = self.captured(features, block)
-        tokens = captured[id(weighted[0].content.source)].shape[1]
-        weights = [(style, style.at(self.sigma).weight) for style in weighted]
+        first, _ = weighted[0]
+        tokens = captured[id(first.content.source)].shape[1]
+        weights = [(style, amounts.weight) for style, amounts in weighted]
         own, *parts = self.regions.parts(weights, block, tokens, self.device)
-        shares = [self.share(style, block, part, captured) for style, part in zip(weighted, parts) if part is not None]
+        shares = [self.share(style, amounts, block, part, captured)
+                  for (style, amounts), part in zip(weighted, parts) if part is not None]
         return Shared(None if own is None else self.part(own), shares) if shares else None
 
-    def share(self, style: Style, block: Block, part: Part, captured: dict) -> Share:
+    def share(self, style: Style, amounts: Amounts, block: Block, part: Part, captured: dict) -> Share:
         content, features = captured[id(style.content.source)], captured[id(style.features.source)]
-        amounts = style.at(self.sigma)
         gamma, tau = amounts.gamma, amounts.tau
         if self.compiled:  # torch.compile would bake numbers in as constants
             gamma, tau = torch.tensor(gamma).to(self.device, self.dtype), torch.tensor(tau, device=self.device)

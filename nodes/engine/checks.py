@@ -58,7 +58,7 @@ def require_picture(latent: dict, name: str) -> torch.Tensor:
 
 
 def require_pictures(content: dict, style: dict) -> tuple[torch.Tensor, torch.Tensor]:
-    """The samples of both LATENTs; ValueError as `picture`, or for batches that cannot be paired."""
+    """The samples of both LATENTs; ValueError as `require_picture`, or for batches that cannot be paired."""
     z_content, z_style = require_picture(content, "content"), require_picture(style, "style")
     if len(z_content) != len(z_style) and 1 not in (len(z_content), len(z_style)):
         raise ValueError(f"The batch has {len(z_content)} contents and {len(z_style)} styles. "
@@ -168,7 +168,7 @@ def require_only_prompts(name: str, keys: set[str]):
                          "empty prompt.")
 
 
-def refuse_unused_conditioning(style_positive: list | None):
+def warn_unused_conditioning(style_positive: list | None):
     """Only a warning."""
     if style_positive is not None:
         logger.warning("The style_positive of StyleID Options is not used: the style_features are inverted already.")

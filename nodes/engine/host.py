@@ -19,8 +19,8 @@ from comfy.model_patcher import ModelPatcher
 TRANSFORMER_OPTIONS = "transformer_options"
 MASK_FUNCTION = "denoise_mask_function"  # of Differential Diffusion
 COMPILE_KWARGS = "torch_compile_kwargs"  # how TorchCompileModel compiles
-GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function",
-            "disable_cfg1_optimization")
+POST_CFG = "sampler_post_cfg_function"
+GUIDANCE = ("sampler_cfg_function", "sampler_pre_cfg_function", POST_CFG, "disable_cfg1_optimization")
 
 # Keys of the transformer_options that each model call has of its own.
 SIGMAS, SAMPLE_SIGMAS = "sigmas", "sample_sigmas"

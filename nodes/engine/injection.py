@@ -8,6 +8,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 
 from ...styleid_core.ddim import sample_fireflow
 from ...styleid_core.features import Features, nearest_step, only_blocks, reaches_picture
+from ...styleid_core.masks import is_whole
 from ...styleid_core.style import Style
 from . import KEY, checks, host, logger
 from .compilation import execute, own_graphs
@@ -140,7 +141,7 @@ def inject_captured(model: ModelPatcher, blocks: str, style: Style) -> ModelPatc
         chosen = checks.require_chosen_blocks(blocks, family.select(model, blocks), chosen)
     given = {"mask": style.mask, "style_mask": style.style_mask}
     masks = {name: checks.require_mask(name, mask) for name, mask in given.items()
-             if mask is not None and not torch.all(mask >= 1)}
+             if mask is not None and not is_whole(mask)}
     if "style_mask" in masks:
         of_model = [block for block in chosen if block in family.blocks(model)]
         checks.require_style_mask(masks["style_mask"], family.token_shapes(model, of_model, style.features.size))

@@ -61,8 +61,7 @@ def make_room(model: ModelPatcher, request: CaptureRequest, shape: list[int], st
             return device
     if request.device == "auto" and family_of(model).IN_LOCKSTEP:
         logger.info("The features of %d steps would take %.3g GB, more than is free. They are recomputed at every "
-                    "sampling step.", steps,
-                    size / 1e9)
+                    "sampling step.", steps, size / 1e9)
         return None
     have = " and ".join(f"{max(free[device], 0) / 1e9:.3g} GB {where(device)}" for device in candidates)
     raise ValueError(f"The features of {steps} steps would take {size / 1e9:.3g} GB, and only {have} are free. Set "

@@ -11,7 +11,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrappersMP
 
 from ...styleid_core.blocks import Block
-from ...styleid_core.features import Features, Kept
+from ...styleid_core.features import Features, Kept, batch_slice
 from ...styleid_core.storage import map_tensors, store
 from . import KEY, host
 from .capture import CAPTURE, RECOMPUTE, CaptureRequest, requested_capture
@@ -28,22 +28,13 @@ class Picture(NamedTuple):
     """One of the latents (B, C, H, W) that are inverted in a batch.
 
     slice   its part of the batch
-    batch   length of the batch
     source  what is kept of it
     keep    copies a tensor into memory of its own, so that each latent's can be freed alone
     """
     latent: torch.Tensor
     slice: slice
-    batch: int
     source: Kept | Recomputed
     keep: Callable[[torch.Tensor], torch.Tensor]
-
-    def own(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Its part of a tensor over the batch; other tensors whole."""
-        return tensor[self.slice] if tensor.ndim and len(tensor) == self.batch else tensor
-
-    def kept(self, tensor: torch.Tensor) -> torch.Tensor:
-        return self.keep(self.own(tensor))
 
 
 class Recorder:
@@ -56,17 +47,17 @@ class Recorder:
                  rounds: list[int]):
         self.patcher, self.model, self.family = weakref.ref(model), weakref.ref(model.model), family_of(model)
         self.request = request
-        batch, start = sum(map(len, latents)), 0
+        self.batch, start = sum(map(len, latents)), 0
         self.pictures: list[Picture] = []
         for latent in latents:
             source = Recomputed([]) if request.device == RECOMPUTE else Kept([])
             part = slice(start, start + len(latent))
-            self.pictures.append(Picture(latent, part, batch, source, keeper(model.load_device, device)))
+            self.pictures.append(Picture(latent, part, source, keeper(model.load_device, device)))
             start = part.stop
-        self.shape = (batch, *latents[0].shape[-2:])
+        self.shape = (self.batch, *latents[0].shape[-2:])
         self.rounds, self.left = rounds, 0  # `left`: how often the step at hand will still call the model
         self.sigmas: list[float] = []
-        self.kept = 0  # steps
+        self.kept_steps = 0
         self.position = 0  # of the pictures
         self.execute = execute  # or compiled
         self.seen: dict[Block, torch.Tensor] = {}  # in the model call at hand
@@ -92,7 +83,7 @@ class Recorder:
         output = self.execute(executor, *arguments, options, **kwargs)
         if not self.left and self.request.device != RECOMPUTE:
             self.keep_features(self.family.above(transformer_options))
-        self.kept += not self.left
+        self.kept_steps += not self.left
         return output
 
     def keep_call(self, arguments: list, kwargs: dict, transformer_options: dict):
@@ -104,7 +95,7 @@ class Recorder:
         options = {name: value for name, value in transformer_options.items() if name not in host.OF_ONE_RUN}
         hooks = host.hook_references(self.patcher())
         for each in self.pictures:
-            kept, kept_kwargs = map_tensors(each.kept, [arguments, kwargs])
+            kept, kept_kwargs = map_tensors(each.keep, batch_slice([arguments, kwargs], each.slice, self.batch))
             each.source.calls.append(ModelCall(kept, kept_kwargs, MappingProxyType(options), self.model, hooks))
 
     def keep_features(self, above: str | None):
@@ -117,7 +108,7 @@ class Recorder:
         # The next call of compiled CUDA graphs writes into the same memory.
         seen = self.seen if self.execute is execute else map_tensors(torch.clone, self.seen)
         for each in self.pictures:
-            own = seen if len(self.pictures) == 1 else map_tensors(each.own, seen)
+            own = seen if len(self.pictures) == 1 else batch_slice(seen, each.slice, self.batch)
             kept = [store(own[block], self.request.dtype, each.keep) for block in self.request.blocks]
             each.source.steps.append(kept)
         self.seen.clear()
@@ -125,9 +116,9 @@ class Recorder:
     def features(self, steps: int) -> list[Features]:
         """Those of each latent. ValueError unless so many steps were kept."""
         blocks = self.request.blocks
-        if blocks and not self.kept == len(self.sigmas) == steps:
-            raise ValueError(f"The inversion called the model at {self.kept} of {steps} steps: another node left the "
-                             "others out, as caches of model calls do. Remove it from the model that is inverted.")
+        if blocks and not self.kept_steps == len(self.sigmas) == steps:
+            raise ValueError(f"The inversion called the model at {self.kept_steps} of {steps} steps: another node left "
+                             "the others out, as caches of model calls do. Remove it from the model that is inverted.")
         return [Features(self.sigmas, blocks, each.source, each.latent, position=self.position)
                 for each in self.pictures]
 

@@ -5,7 +5,7 @@ from uuid import UUID
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...styleid_core.storage import map_tensors
+from ...styleid_core.features import batch_slice
 from ...styleid_core.style import INJECT_INTO, Style
 from . import checks, host
 from .call import Call
@@ -41,9 +41,9 @@ class Run:
         if all(same(styles, active[0]) for styles in active):
             return self.uniform_call(executor, active[0], sigma, [x, *arguments], options, kwargs)
         # Each part of the batch alone: they attend to different styles, so their numbers of keys may differ.
-        outputs = []
+        outputs, width = [], len(x) // len(active)
         for i, styles in enumerate(active):
-            part, part_kwargs = chunk_of([[x, *arguments], kwargs], i, len(active), len(x))
+            part, part_kwargs = batch_slice([[x, *arguments], kwargs], slice(i * width, (i + 1) * width), len(x))
             part_options = options | {host.COND_OR_UNCOND: [sides[i]], host.UUIDS: [uuids[i]]}
             outputs.append(self.uniform_call(executor, styles, sigma, part, part_options, part_kwargs))
         return torch.cat(outputs)
@@ -109,14 +109,6 @@ class Run:
 def same(a: list, b: list) -> bool:
     """Whether two lists hold the same objects."""
     return [id(item) for item in a] == [id(item) for item in b]
-
-
-def chunk_of(value, index: int, chunks: int, batch: int):
-    """`value` with one of the `chunks` of each tensor in it whose length is `batch`; others stay whole."""
-    def chunk(tensor):
-        return tensor.chunk(chunks)[index] if tensor.ndim and len(tensor) == batch else tensor
-
-    return map_tensors(chunk, value)
 
 
 def sigma_range(model: ModelPatcher, start: float, end: float) -> tuple[float, float]:

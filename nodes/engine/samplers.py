@@ -24,7 +24,7 @@ class ToyGuider:
 
     def __call__(self, x, sigma, model_options, seed=None):
         denoised = x / (1 + sigma.view(-1, 1, 1, 1) ** 2)
-        for post_cfg in model_options.get("sampler_post_cfg_function", []):
+        for post_cfg in model_options.get(host.POST_CFG, []):
             denoised = post_cfg({
                 "denoised": denoised, "cond_denoised": denoised, "uncond_denoised": 0.9 * denoised, "input": x,
                 "sigma": sigma, "cond_scale": self.cfg, "model": self.inner_model, "model_options": model_options})

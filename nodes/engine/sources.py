@@ -10,7 +10,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 
 from ...styleid_core.blocks import Block
-from ...styleid_core.features import Features, Reader, nearest_step
+from ...styleid_core.features import Features, Reader, batch_slice, nearest_step
 from ...styleid_core.storage import map_tensors
 from . import checks, host
 from .families import family_of
@@ -150,7 +150,7 @@ class Replay(NamedTuple):
         computed, start = {}, 0
         self.record(together, computed)
         for key, call in calls.items():
-            features[key] = batch_slice(computed, slice(start, start + len(call.x)))
+            features[key] = batch_slice(computed, slice(start, start + len(call.x)), len(together.x))
             start += len(call.x)
         return features
 
@@ -158,11 +158,6 @@ class Replay(NamedTuple):
 def patched(call: ModelCall) -> bool:
     """Whether patches of other nodes are in a call. Some count blocks, and would take two calls in step for one."""
     return any(any(call.options.get(kind, {}).values()) for kind in (host.PATCHES, host.REPLACEMENTS))
-
-
-def batch_slice(features: dict, part: slice) -> dict:
-    """{block: its features} of a part of the batch."""
-    return map_tensors(lambda tensor: tensor[part], features)
 
 
 def joined(calls: list[ModelCall]) -> ModelCall | None:

@@ -85,7 +85,7 @@ def to_invert(model: ModelPatcher, pictures: Pictures, positive: list, options: 
     name, inverted_with = inversion_prompt(positive, options)
     style_positive = options.style_positive
     if pictures.style_features is not None:
-        checks.refuse_unused_conditioning(style_positive)
+        checks.warn_unused_conditioning(style_positive)
     elif style_positive is None:
         style_positive = for_style(name, inverted_with, z_content, z_style)
     return ToInvert(z_content, inverted_with), ToInvert(z_style, style_positive)

@@ -42,14 +42,11 @@ from comfy.model_patcher import ModelPatcher
 from torch.nn import Module
 
 from .. import logger
+from .layouts import is_ming
 
 
 def attends_over_time(network: Module) -> bool:
     return any(hasattr(each, "time_stack") for each in network.modules())
-
-
-def is_ming(network: Module) -> bool:
-    return bool(getattr(network, "masked_pad_multiple", None))
 
 
 LOOKALIKES = {  # networks that look as if they were served

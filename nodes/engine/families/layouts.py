@@ -100,7 +100,12 @@ LAYOUTS = {
 }
 
 
+def is_ming(network: Module) -> bool:
+    """Whether a NextDiT is Ming-Image, whose references come behind its picture."""
+    return bool(getattr(network, "masked_pad_multiple", None))
+
+
 def layout_of(network: Module) -> Layout | None:
-    if getattr(network, "masked_pad_multiple", None):  # Ming-Image, a NextDiT whose references come behind its picture
+    if is_ming(network):
         return None
     return next((LAYOUTS[kind.__name__] for kind in type(network).__mro__ if kind.__name__ in LAYOUTS), None)

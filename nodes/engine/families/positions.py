@@ -56,7 +56,7 @@ def video_embedding(embedder: Module) -> Embedding:
 
 
 def key_move(embedding: Embedding | None, positions: Positions | None, grid: tuple[int, int],
-              device: torch.device) -> Callable[[Tensor], Tensor] | None:
+             device: torch.device) -> Callable[[Tensor], Tensor] | None:
     """What moves and scales keys (batch, tokens, channels) of a style beside a picture of `grid` tokens, if any."""
     if embedding is None or positions in (None, UNMOVED):
         return None
