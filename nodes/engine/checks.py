@@ -35,7 +35,7 @@ def require_picture(latent: dict, name: str) -> torch.Tensor:
     """The samples (B, C, H, W), or (B, C, 1, H, W) of a video model, of a LATENT that holds a picture; ValueError for
     another shape, NaN, only zeros, or a single value.
     """
-    samples, noise_mask = latent["samples"], latent.get("noise_mask")
+    samples = latent["samples"]
     if samples.is_nested:
         raise ValueError(f"The {name} latent holds several parts, as a video with its sound does. Connect a picture "
                          "through VAE Encode.")
@@ -48,13 +48,21 @@ def require_picture(latent: dict, name: str) -> torch.Tensor:
                          "Start ComfyUI with --fp32-vae, or use another VAE.")
     if not torch.count_nonzero(samples):
         raise ValueError(f"The {name} latent is empty. Connect a picture through VAE Encode.")
-    if noise_mask is not None and (noise_mask.is_nested or not noise_mask.isfinite().all()):
-        raise ValueError(f"The mask of the {name} latent "
-                         f"{'holds several parts' if noise_mask.is_nested else 'contains NaN'}. Connect another mask, "
-                         "or none.")
+    require_noise_mask(latent, name)
     if samples[0, 0].numel() < 2:
         raise ValueError(f"The {name} latent is 1x1, and a single value has no deviation. Encode a larger picture.")
     return samples
+
+
+def require_noise_mask(latent: dict, name: str):
+    """ValueError for a mask of a LATENT that holds several parts, NaN, or nothing."""
+    mask = latent.get("noise_mask")
+    if mask is None:
+        return
+    wrong = ("holds several parts" if mask.is_nested else "is empty" if not mask.numel() else
+             "contains NaN" if not mask.isfinite().all() else "")
+    if wrong:
+        raise ValueError(f"The mask of the {name} latent {wrong}. Connect another mask, or none.")
 
 
 def require_pictures(content: dict, style: dict) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,20 +1,25 @@
 """The campaign finds what is planted, and nothing where nothing is."""
 
 import gc
-import re
+from collections import Counter
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import comfy.utils
+import hypothesis
 import pytest
 import torch
 
-from tools.campaign import command_part, fault_part, server_part
-from tools.campaign.errors import Error, is_refusal, is_sentence
-from tools.campaign.outcome import Outcome, Try, table
+from tools.campaign import fault_part, server_part
+from tools.campaign.__main__ import SETTINGS, run_part
+from tools.campaign.faults import Fault
+from tools.campaign.transfers import Transfer
 from tools.client import Run
 
 OUR_FRAME = '  File "/base/custom_nodes/styleid/nodes/sampling.py", line 3, in image_latent\n    raise ValueError('
 HOST_FRAME = '  File "/ComfyUI/comfy/samplers.py", line 9, in sample\n    x = conds[0]\n'
+TRANSFER = Transfer(dict(steps=2, gamma=0.5, temperature=1.5, color_strength=1.0, blocks="0-3", schedule="ddim",
+                         denoise=1.0, refine=0, inject_into="both", feature_dtype="auto", feature_device="auto"))
 kept = []
 
 
@@ -45,12 +50,6 @@ def faulty(pack, when_it_fails):
     return SimpleNamespace(**vars(pack) | {"StyleIDSampler": sampler})
 
 
-def in_one_node(pack, monkeypatch) -> fault_part.FaultPart:
-    draw = fault_part.transfers.random_transfer
-    monkeypatch.setattr(fault_part.transfers, "random_transfer", lambda rng: draw(rng)._replace(nodes="one"))
-    return fault_part.FaultPart(pack, seed=0)
-
-
 def leave_a_hook(model):
     model.model.diffusion_model.out[0].register_forward_hook(lambda *_: None)
 
@@ -65,12 +64,12 @@ def change_a_weight(model):
     (leave_a_hook, "hooks of the model changed"),
     (change_a_weight, "the untouched model draws something else"),
     (lambda model: ({"samples": torch.zeros(1, 4, 8, 8)},), "the fault changed the result"),
-    (lambda model: {}["key"], "another error came back: KeyError: 'key'")])
-def test_what_a_fault_leaves_behind_is_wrong(pack, monkeypatch, plant, found):
-    part = in_one_node(faulty(pack, plant), monkeypatch)
-    faults = [outcome for case in range(3) for outcome in part.attempt(case) if outcome.tried != "one node beside five"]
-    assert {outcome.verdict for outcome in faults} <= {"wrong", "right"}
-    assert any(outcome.verdict == "wrong" and re.search(found, outcome.detail) for outcome in faults), faults
+    (lambda model: {}["key"], r"another error came back: KeyError\('key'\)")])
+def test_what_a_fault_leaves_behind_is_wrong(pack, plant, found):
+    part = fault_part.FaultPart(faulty(pack, plant))
+    fault = Fault("error", "a model call", "out.0", 0.5)
+    with pytest.raises(AssertionError, match=found):
+        part.check(TRANSFER, [fault])
 
 
 def test_a_patch_on_the_shared_model_is_wrong(pack):
@@ -79,76 +78,77 @@ def test_a_patch_on_the_shared_model_is_wrong(pack):
         inputs["model"].model_options["transformer_options"]["patches"] = patches
         return pack.StyleIDSampler(**inputs)
 
-    part = fault_part.FaultPart(pack, seed=0)
+    part = fault_part.FaultPart(pack)
     part.pack = SimpleNamespace(**vars(pack) | {"StyleIDSampler": sampler})
-    assert any("model_options of the model changed" in outcome.detail for case in range(3)
-               for outcome in part.attempt(case))
+    with pytest.raises(AssertionError, match="model_options of the model changed"):
+        part.check(TRANSFER, [Fault("error", "the guidance", "out.0", 0.0)])
 
 
-def test_a_result_with_nan_is_wrong(pack, monkeypatch):
+def test_a_result_with_nan_is_wrong(pack):
     broken = SimpleNamespace(**vars(pack)
                              | {"StyleIDSampler": lambda **_: ({"samples": torch.full((1, 4, 8, 8), float("nan"))},)})
-    part = in_one_node(broken, monkeypatch)
-    assert part.attempt(0)[0].verdict == "wrong"
+    with pytest.raises(AssertionError, match="NaN"):
+        fault_part.FaultPart(broken).check(TRANSFER, [])
     report = {"finite": False, "shape": [1, 4, 8, 8]}
-    assert server_part.judge_reports({"report": {"report": [report]}})[0] == "wrong"
-    assert server_part.judge_reports({"report": {"report": [report | {"finite": True}]}})[0] == "right"
+    with pytest.raises(AssertionError, match="NaN"):
+        server_part.end_of_run(Run("success", {"report": {"report": [report]}}, {}, [], 0))
+    run = Run("success", {"report": {"report": [report | {"finite": True}]}}, {}, [], 0)
+    assert server_part.end_of_run(run) == "right"
 
 
 def test_the_pack_passes(pack):
-    part = fault_part.FaultPart(pack, seed=0)
-    outcomes = [outcome for case in range(8) for outcome in part.attempt(case)]
-    told = table([Try("faults", 0, 0, outcome) for outcome in outcomes])
-    assert {outcome.verdict for outcome in outcomes} == {"right"}, told
+    part = fault_part.FaultPart(pack)
+
+    @hypothesis.seed(0)
+    @hypothesis.settings(SETTINGS, max_examples=6)
+    @hypothesis.given(**part.strategies)
+    def attempt(transfer, faults):
+        part.check(transfer, faults)
+
+    attempt()
+    assert part.ended.total() >= 6 and {how for _, how in part.ended} == {"right"}
 
 
-def failed_run(kind: str, message: str, frames: list[str]) -> Run:
-    error = {"exception_type": kind, "exception_message": message, "traceback": frames, "node_type": "StyleIDSampler"}
-    return Run("error", {}, {"execution_error": error}, [], 0)
+def test_a_failure_is_made_small_and_printed(monkeypatch, capsys):
+    def check(number):
+        assert number < 10
+
+    part = SimpleNamespace(check=check, ended=Counter(), strategies={"number": hypothesis.strategies.integers(0, 999)})
+    monkeypatch.setattr(fault_part, "open_part", lambda: nullcontext(part))
+    assert run_part("faults", 0, 60) == {("see above", "FAILED"): 1}
+    assert "assert 10 < 10" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("kind", "message", "frames", "verdict"), [
+@pytest.mark.parametrize(("kind", "message", "frames", "end"), [
     ("ValueError", "The content latent is empty. Connect a picture through VAE Encode.", [HOST_FRAME, OUR_FRAME],
      "refused"),
-    ("ValueError", "The content latent is empty. Connect a picture through VAE Encode.", [OUR_FRAME, HOST_FRAME],
-     "raw"),
-    ("ValueError", "not enough values to unpack (expected 1, got 0)", [OUR_FRAME], "raw"),
-    ("ValueError", "Exceeds the limit (4300 digits) for integer string conversion", [OUR_FRAME], "raw"),
-    ("KeyError", "'samples'", [OUR_FRAME], "raw"),
-    ("RuntimeError", "The size of tensor a (4) must match the size of tensor b (8)", [OUR_FRAME, HOST_FRAME], "raw")])
-def test_an_error_without_a_sentence_is_raw(kind, message, frames, verdict):
-    run = failed_run(kind, message, frames)
-    assert server_part.verdict_of(run, None) == verdict
-    assert is_refusal(Error(kind, message, frames)) == (verdict == "refused")
-    if verdict == "raw":
-        assert server_part.verdict_of(run, run) == "host", "ComfyUI's own nodes say the same"
+    ("ValueError", "The content latent is empty. Connect a picture through VAE Encode.", [OUR_FRAME, HOST_FRAME], None),
+    ("ValueError", "not enough values to unpack (expected 1, got 0)", [OUR_FRAME], None),
+    ("ValueError", "Exceeds the limit (4300 digits) for integer string conversion", [OUR_FRAME], None),
+    ("KeyError", "'samples'", [OUR_FRAME], None),
+    ("RuntimeError", "The size of tensor a (4) must match the size of tensor b (8)", [OUR_FRAME, HOST_FRAME], None),
+    ("RuntimeError", "The size of tensor a (4) must match the size of tensor b (8)", [HOST_FRAME],
+     "ComfyUI itself fails")])
+def test_an_error_of_ours_without_a_sentence_is_wrong(kind, message, frames, end):
+    error = {"exception_type": kind, "exception_message": message, "traceback": frames, "node_type": "StyleIDSampler"}
+    run = Run("error", {}, {"execution_error": error}, [], 0)
+    if end is None:
+        with pytest.raises(AssertionError, match="StyleIDSampler"):
+            server_part.end_of_run(run)
+    else:
+        assert server_part.end_of_run(run) == end
 
 
-@pytest.mark.parametrize(("inputs", "unlinked"), [({"latent": "text", "steps": 3}, True),
-                                                  ({"latent": ["z", 0], "steps": 3}, False)])
-def test_a_value_in_place_of_a_link_is_no_fault_of_ours(inputs, unlinked):
-    kinds = {"latent": ["LATENT"], "steps": ["INT", {}], "add": ["BOOLEAN", {}], "way": [["a"], {}]}
-    info = {"LatentAdaIN": {"input": {"required": kinds}}}
-    assert server_part.unlinked({"x": {"class_type": "LatentAdaIN", "inputs": inputs | {"add": True, "way": "a"}}},
-                                info) == unlinked
+def test_an_exception_of_ours_in_the_validation_is_wrong():
+    reason = {"type": "exception_during_inner_validation", "details": "list index out of range",
+              "extra_info": {"traceback": [HOST_FRAME]}}
+    assert server_part.end_of_refusal({"node_errors": {"1": {"errors": [reason]}}}) == "ComfyUI itself fails"
+    reason["extra_info"]["traceback"].append(OUR_FRAME)
+    with pytest.raises(AssertionError, match="list index out of range"):
+        server_part.end_of_refusal({"node_errors": {"1": {"errors": [reason]}}})
 
 
 @pytest.mark.parametrize("message", ['blocks "12": output block 12 has no self-attention.',
                                      "cfg 7 compares with a negative, and none is."])
 def test_sentences(message):
-    assert is_sentence(message) and not is_sentence(message + "x" * 1000)
-
-
-@pytest.mark.parametrize(("script", "verdict"), [
-    ("raise KeyError('name')", "raw"), ("import os; os.abort()", "crashed"), ("import time; time.sleep(60)", "crashed"),
-    ("exit('error: There is no file here.')", "refused"), ("exit('oops')", "raw"), ("", "right")])
-def test_how_a_command_ends(tmp_path, monkeypatch, script, verdict):
-    monkeypatch.setattr(command_part, "SECONDS", 60 if "sleep" not in script else 1)
-    assert command_part.judge("a script", ["-c", script], tmp_path).verdict == verdict
-
-
-def test_the_table_repeats_a_failure():
-    outcomes = Outcome("error at a layer", "right"), Outcome("interrupt at a layer", "wrong", "hooks stay")
-    text = table([Try("faults", 5, 8 + i, outcome) for i, outcome in enumerate(outcomes)])
-    assert "| faults | interrupt at a layer |  |  |  |  | 1 |  |" in text
-    assert "hooks stay (`--only faults --seed 5 --case 9`)" in text
+    assert server_part.is_sentence(message) and not server_part.is_sentence(message + "x" * 1000)

@@ -334,9 +334,11 @@ def test_injection_into_a_side_that_the_sampler_will_not_evaluate(pack, inputs, 
     assert not calls
 
 
-def test_a_mask_of_nan(pack, inputs, case, calls):
-    with pytest.raises(ValueError, match="mask of the content latent contains NaN"):
-        pack.StyleIDSampler(**inputs | {"content": case.content | {"noise_mask": torch.full((1, 16, 24), torch.nan)}})
+@pytest.mark.parametrize(("mask", "told"), [(torch.full((1, 16, 24), torch.nan), "contains NaN"),
+                                            (torch.zeros(0, 16, 24), "is empty")])
+def test_a_mask_that_is_none(pack, inputs, case, calls, mask, told):
+    with pytest.raises(ValueError, match=f"mask of the content latent {told}"):
+        pack.StyleIDSampler(**inputs | {"content": case.content | {"noise_mask": mask}})
     assert not calls
 
 

@@ -1,3 +1,1 @@
-"""A seeded campaign of faults against the pack: every try is drawn from a seed, judged, counted, and can be repeated
-alone.
-"""
+"""Faults and prompts that Hypothesis draws, against the pack: a failure is made small and can be repeated."""

@@ -1,79 +1,72 @@
-"""python -m tools.campaign: draw faults from a seed until the time is over, then print how every try ended. Called by
-dev.py campaign.
+"""Let Hypothesis draw faults and prompts until the time is over, then print how every try ended. Called by dev.py
+campaign.
 """
 
 import argparse
-import contextlib
 import importlib
-import json
 import random
 import sys
 import time
-from pathlib import Path
+import traceback
+from collections import Counter
+from itertools import count
 
-from ..host import WORK, end_as_by_ctrl_c
-from .outcome import FAILED, Try, table
-from .progress import Progress
+import hypothesis
+from tqdm import tqdm
 
-PARTS = {"faults": "fault_part", "server": "server_part", "commands": "command_part"}
+from ..host import end_as_by_ctrl_c
+
+PARTS = {"faults": "fault_part", "server": "server_part"}
 MINUTES = 5.0
-LOG = WORK / "campaign.jsonl"  # every try: part, seed, case, what was tried, verdict, detail
+SETTINGS = hypothesis.settings(max_examples=50, deadline=None, database=None, report_multiple_bugs=False,
+                               suppress_health_check=list(hypothesis.HealthCheck))
 
 
-def make_part(name: str, seed: int):
-    """A part of the campaign: `attempt(case)` gives outcomes, `close()` ends it. Each brings imports of its own."""
-    return importlib.import_module(f".{PARTS[name]}", __package__).make_part(seed)
+def run_part(name: str, seed: int, seconds: float) -> Counter:
+    """How often each kind of try ended how, of those that are begun within `seconds`.
 
-
-def run_part(name: str, seed: int, cases: range, seconds: float, tries: list[Try]):
-    """Add every case to `tries`, or those that are begun within `seconds`; a line of LOG for each."""
+    A failure is made as small as Hypothesis can, printed, and ends the part.
+    """
     end = time.monotonic() + seconds
-    WORK.mkdir(exist_ok=True)
-    progress, failures = Progress(name, end), 0
-    with contextlib.closing(make_part(name, seed)) as part, LOG.open("a", encoding="utf-8") as log:
-        for case in cases:
+    module = importlib.import_module(f".{PARTS[name]}", __package__)  # a part brings imports of its own
+    with module.open_part() as part, tqdm(desc=name, unit=" tries") as bar:
+        def attempt(**drawn):
+            if time.monotonic() < end:
+                bar.update()
+                part.check(**drawn)
+
+        for batch in count():
+            test = hypothesis.given(**part.strategies)(attempt)
+            try:
+                hypothesis.seed(f"{seed} {batch}")(SETTINGS(test))()
+            except Exception:  # noqa: BLE001 - whatever comes is the failure that we look for
+                traceback.print_exc()
+                part.ended["see above", "FAILED"] += 1
+                break
             if time.monotonic() >= end:
                 break
-            for outcome in part.attempt(case):
-                tries.append(Try(name, seed, case, outcome))
-                log.write(json.dumps([name, seed, case, *outcome]) + "\n")
-                failures += outcome.verdict in FAILED
-            progress.show(case + 1 - cases.start, failures)
-    progress.end()
+    return part.ended
 
 
-def parse_arguments():
-    parser = argparse.ArgumentParser(prog="dev.py campaign", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"for all parts together (default: {MINUTES:g})")
-    parser.add_argument("--seed", type=int, help="default: a new one")
-    parser.add_argument("--only", choices=PARTS, action="append", help="this part; may be repeated")
-    parser.add_argument("--case", type=int, help="only this try of the part that --only names, as a failure tells it")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table here too, as Markdown")
-    options = parser.parse_args()
-    if options.case is not None and (options.seed is None or len(options.only or ()) != 1):
-        parser.error("--case needs --seed, and --only with one part")
-    return options
+def table(ended: dict[str, Counter]) -> str:
+    """Markdown of the counts of every part."""
+    rows = [f"| {name} | {tried} | {how} | {number} |" for name, counts in ended.items()
+            for (tried, how), number in sorted(counts.items())]
+    return "\n".join(["| part | tried | ended | times |", "|---|---|---|---:|", *rows])
 
 
 def main() -> int:
     end_as_by_ctrl_c()
-    options = parse_arguments()
-    seed = random.randrange(10 ** 6) if options.seed is None else options.seed
+    parser = argparse.ArgumentParser(prog="dev.py campaign", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=MINUTES, help=f"for all parts together (default: {MINUTES:g})")
+    parser.add_argument("--seed", type=int, default=random.randrange(10 ** 6), help="default: a new one")
+    parser.add_argument("--only", choices=PARTS, action="append", help="this part; may be repeated")
+    options = parser.parse_args()
     parts = options.only or list(PARTS)
-    start, tries = time.monotonic(), []
-    cases = range(10 ** 9) if options.case is None else range(options.case, options.case + 1)
-    try:
-        for i, name in enumerate(parts):
-            left = 60 * options.minutes - (time.monotonic() - start)
-            run_part(name, seed, cases, left / (len(parts) - i), tries)
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-    finally:
-        text = f"Seed {seed}, {len(tries)} tries in {(time.monotonic() - start) / 60:.1f} minutes.\n\n{table(tries)}"
-        print(text)
-        if options.out:
-            options.out.write_text(f"# Campaign\n\n{text}\n", encoding="utf-8")
-    return int(any(t.outcome.verdict in FAILED for t in tries))
+    ended = {name: run_part(name, options.seed, 60 * options.minutes / len(parts)) for name in parts}
+    print(f"Seed {options.seed}, {sum(counts.total() for counts in ended.values())} tries in {options.minutes:g} "
+          f"minutes.\n\n{table(ended)}")
+    return int(any(how == "FAILED" for counts in ended.values() for _, how in counts))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Faults in the middle of transfers, in this process: what is raised comes back, nothing stays, the next transfer is
-the same.
+"""Faults in the middle of transfers, in this process.
 
-Everything is looked at after every single fault, so that a fault is to blame for what is found after it.
+What is raised comes back, nothing of it stays, and the next transfer is the same.
 """
 
 import logging
-import random
+from collections import Counter
+from contextlib import contextmanager
 
 from .. import in_process  # noqa: F401 - before anything of ComfyUI
 
@@ -13,123 +13,95 @@ from .. import in_process  # noqa: F401 - before anything of ComfyUI
 import comfy.model_management
 import comfy.utils
 import torch
+from hypothesis import strategies as st
 
 from ..pack import load_pack
 from . import transfers
-from .errors import error_of, told
-from .faults import ERRORS, INTERRUPT, PLACES, Fault, Trigger, called_layers
-from .outcome import Outcome
+from .faults import ERRORS, PLACES, Fault, Trigger, called_layers
 from .residue import Bench
+from .transfers import TRANSFERS, Transfer, digest
 
-POOL, CASES = 8, 400  # so many transfers, drawn anew after so many cases
-# Of the same transfer in one node and in five, by feature_dtype.
+# How far the same transfer in one node and in five may differ, by feature_dtype.
 CLOSE = {"auto": 2e-3, "fp16": 2e-2, "bf16": 2e-2, "int8": 2e-2}
 
 
 class FaultPart:
-    """A try is a transfer with a fault. `pack` is the nodes, as `tools.pack.load_pack` gives them."""
+    """`check` tries faults in one transfer with `pack`, the nodes as `tools.pack.load_pack` gives them; `ended` counts
+    how each kind of try ended.
+    """
 
-    name = "faults"
-
-    def __init__(self, pack, seed: int):
-        self.pack, self.seed = pack, seed
+    def __init__(self, pack):
+        self.pack, self.ended = pack, Counter()
         self.prepare()
+        faults = st.builds(Fault, st.sampled_from(list(ERRORS)), st.sampled_from(list(PLACES)),
+                           st.sampled_from(self.layers), st.floats(0, 1))
+        self.strategies = {"transfer": TRANSFERS, "faults": st.lists(faults, min_size=3, max_size=8)}
 
     def prepare(self):
-        """A new model, warmed up with all that the cases will use."""
+        """A new model, warmed up with all that the transfers will use."""
         self.bench = Bench()
-        for case in range(3):
-            self.run(transfers.random_transfer(random.Random(case))._replace(lora=True))
+        for device in ("cpu", "recompute"):
+            settings = dict(steps=2, gamma=0.5, temperature=1.5, color_strength=1.0, blocks="0-3", schedule="ddim",
+                            denoise=1.0, refine=0, inject_into="both", feature_dtype="auto", feature_device=device)
+            for in_one_node in (True, False):
+                self.run(Transfer(settings, in_one_node=in_one_node, lora=True, masked=True, cfg=3.0))
         with torch.inference_mode():
             self.layers = called_layers(self.bench.model, self.bench.draw)
             self.bench.settle()
 
-    def run(self, transfer: transfers.Transfer, place: str | None = None, layer: str = "",
-            trigger: Trigger | None = None) -> torch.Tensor:
+    def run(self, transfer: Transfer, fault: Fault | None = None, trigger: Trigger | None = None) -> torch.Tensor:
         with torch.inference_mode():
-            if place is None:
+            if fault is None:
                 return transfers.run(self.pack, self.bench.model, transfer)
-            with PLACES[place](self.bench.model, trigger, layer) as model:
+            with PLACES[fault.place](self.bench.model, trigger, fault.layer) as model:
                 return transfers.run(self.pack, model, transfer)
 
-    def attempt(self, case: int) -> list[Outcome]:
-        rng = random.Random(f"{self.seed} faults {case}")
-        transfer = transfers.random_transfer(random.Random(f"{self.seed} transfers {case // CASES} "
-                                                           f"{rng.randrange(POOL)}"))
-        place, error, layer = rng.choice(list(PLACES)), rng.choice([INTERRUPT, *ERRORS]), rng.choice(self.layers)
-        outcomes = self.compare_nodes(transfer)
-        reference = self.reference(transfer)
-        events = self.events(transfer, "a model call" if place == "a layer" else place)
-        fault = Fault(error, place, layer, rng.randint(1, max(events, 1)))
-        problem = self.inject(transfer, fault, events, reference)
-        with torch.inference_mode():
-            problem = problem or self.bench.residue()
-        if not problem and transfers.digest(self.run(transfer)) != reference:
-            problem = "the next transfer is another"
-        tried = f"{error} at {place}" if events else f"nothing happens at {place}"
-        return [*outcomes, self.wrong(transfer, fault, problem) if problem else Outcome(tried, "right")]
-
-    def reference(self, transfer) -> str:
-        known = self.bench.references
-        if str(transfer) not in known:
-            known[str(transfer)] = transfers.digest(self.run(transfer))
-        return known[str(transfer)]
-
-    def events(self, transfer, place: str) -> int:
-        """How often something happens at `place`; AssertionError where only counting changes the result."""
-        known, key = self.bench.references, (str(transfer), place)
-        if key not in known:
-            counted = Trigger()
-            assert transfers.digest(self.run(transfer, place, "",
-                                             counted)) == self.reference(transfer), f"{place} is no bystander"
-            known[key] = counted.count
-        return known[key]
-
-    def compare_nodes(self, transfer) -> list[Outcome]:
-        """A new transfer is finite and the same in one node and in five; with guidance the one node leaves some of it
-        out.
-        """
-        if str(transfer) in self.bench.references:
-            return []
-        tried = "one node beside five"
-        one, five = (self.run(transfer._replace(nodes=nodes, cfg=1.0)) for nodes in ("one", "five"))
-        if not (one.isfinite().all() and five.isfinite().all()):
-            return [Outcome(tried, "wrong", f"a result with NaN: {transfer}")]
-        difference = ((one - five).norm() / one.norm()).item()
-        if one.shape != five.shape or difference > CLOSE[transfer.settings["feature_dtype"]]:
-            return [Outcome(tried, "wrong", f"they differ by {difference:.2g}: {transfer}")]
-        return [Outcome(tried, "right")]
-
-    def inject(self, transfer, fault: Fault, events: int, reference: str) -> str:
-        """What is wrong with how the transfer ended: the fault has to come back; where there are no events, the result
-        is `reference`.
-        """
-        raises, expected = ERRORS[fault.error]
+    def check(self, transfer: Transfer, faults: list[Fault]):
+        """AssertionError tells what is wrong."""
         try:
-            result = self.run(transfer, fault.place, fault.layer, Trigger(raises, fault.at))
+            self.compare_nodes(transfer)
+            reference = digest(self.run(transfer))
+            for fault in faults:
+                self.inject(transfer, fault, reference)
+                with torch.inference_mode():
+                    left = self.bench.residue()
+                assert not left, left
+                assert digest(self.run(transfer)) == reference, "the next transfer is another"
+                self.ended[f"{fault.error} at {fault.place}", "right"] += 1
+        except AssertionError:
+            self.prepare()  # the next try is not to blame for what this one left
+            raise
+
+    def compare_nodes(self, transfer: Transfer):
+        """A transfer is finite, and the same in one node and in five; without guidance, of which one node does less."""
+        one, five = (self.run(transfer._replace(in_one_node=in_one_node, cfg=1.0)) for in_one_node in (True, False))
+        assert one.isfinite().all() and five.isfinite().all(), "a result with NaN"
+        assert one.shape == five.shape
+        difference = ((one - five).norm() / one.norm()).item()
+        assert difference < CLOSE[transfer.settings["feature_dtype"]], f"one node and five differ by {difference:.2g}"
+        self.ended["one node beside five", "right"] += 1
+
+    def inject(self, transfer: Transfer, fault: Fault, reference: str):
+        """The fault comes back; where nothing happens at its place, the result is `reference`."""
+        counted = Trigger()
+        assert digest(self.run(transfer, fault, counted)) == reference, f"{fault.place} is no bystander"
+        raises, expected = ERRORS[fault.error]
+        trigger = Trigger(raises, at=1 + round(fault.when * (counted.count - 1)))
+        try:
+            result = self.run(transfer, fault, trigger)
         except expected:
-            return ""
-        except Exception as error:  # noqa: BLE001 - whatever else comes is what we look for
-            return f"another error came back: {told(error_of(error))}"
+            return
+        except Exception as error:
+            raise AssertionError(f"another error came back: {error!r}") from error
         finally:
             comfy.model_management.interrupt_current_processing(False)
-        if transfers.digest(result) != reference:
-            return "the fault changed the result"
-        return "the fault was swallowed" if events else ""
-
-    def wrong(self, transfer, fault: Fault, problem: str) -> Outcome:
-        self.prepare()
-        where = fault.layer if fault.place == "a layer" else fault.place
-        told = f"{problem}; {fault.error} at event {fault.at} of {where} in {transfer}"
-        return Outcome(f"{fault.error} at {fault.place}", "wrong", told)
-
-    def close(self):
-        """Nothing outlives the process."""
+        assert digest(result) == reference, "the fault changed the result"
+        assert not counted.count, "the fault was swallowed"
 
 
-def make_part(seed: int) -> FaultPart:
-    pack = load_pack()
+@contextmanager
+def open_part():
     torch.set_num_threads(1)  # such small tensors are slower with more
     logging.disable(logging.WARNING)
     comfy.utils.PROGRESS_BAR_ENABLED = False
-    return FaultPart(pack, seed)
+    yield FaultPart(load_pack())

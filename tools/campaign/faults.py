@@ -2,9 +2,10 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
+from unittest.mock import patch
 
 import comfy.model_management
 import latent_preview
@@ -12,8 +13,6 @@ import torch
 from comfy.patcher_extension import WrappersMP
 
 from ..host import ROOT
-
-INTERRUPT = "interrupt"
 
 
 class InjectedError(RuntimeError):
@@ -34,19 +33,20 @@ def error():
     raise InjectedError("injected: another node fails")
 
 
-ERRORS = {INTERRUPT: (interrupt, comfy.model_management.InterruptProcessingException),
+ERRORS = {"interrupt": (interrupt, comfy.model_management.InterruptProcessingException),
           "out of memory": (out_of_memory, torch.cuda.OutOfMemoryError),
           "error": (error, InjectedError)}
 
 
 class Fault(NamedTuple):
-    """`error` (one of ERRORS) at the `at`-th event of `place` (one of PLACES); `layer` is the module that the place
-    "layer" means.
+    """`error` (one of ERRORS) at `place` (one of PLACES), when the share `when` (0..1) of its events is over.
+
+    `layer` is the module that the place "a layer" means.
     """
     error: str
     place: str
     layer: str
-    at: int
+    when: float
 
 
 class Trigger:
@@ -62,22 +62,14 @@ class Trigger:
 
 
 @contextmanager
-def removed(handle) -> Iterator:
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-@contextmanager
 def at_model_calls(model, trigger, layer):
-    with removed(model.model.diffusion_model.register_forward_pre_hook(lambda *_: trigger())):
+    with model.model.diffusion_model.register_forward_pre_hook(lambda *_: trigger()):
         yield model
 
 
 @contextmanager
 def at_a_layer(model, trigger, layer):
-    with removed(model.model.diffusion_model.get_submodule(layer).register_forward_hook(lambda *_: trigger())):
+    with model.model.diffusion_model.get_submodule(layer).register_forward_hook(lambda *_: trigger()):
         yield model
 
 
@@ -85,12 +77,12 @@ def at_a_layer(model, trigger, layer):
 def in_an_attention_patch(model, trigger, layer):
     m = model.clone()
 
-    def patch(n, context, value, extra_options):
+    def attention_patch(n, context, value, extra_options):
         trigger()
         return n, context, value
 
-    m.set_model_attn1_patch(patch)
-    m.set_model_attn2_patch(patch)
+    m.set_model_attn1_patch(attention_patch)
+    m.set_model_attn2_patch(attention_patch)
     yield m
 
 
@@ -121,16 +113,6 @@ def after_guidance(model, trigger, layer):
 
 
 @contextmanager
-def replaced(module, name: str, function) -> Iterator:
-    before = getattr(module, name)
-    setattr(module, name, function)
-    try:
-        yield
-    finally:
-        setattr(module, name, before)
-
-
-@contextmanager
 def in_the_callback(model, trigger, layer):
     prepare = latent_preview.prepare_callback
 
@@ -143,7 +125,7 @@ def in_the_callback(model, trigger, layer):
 
         return triggering
 
-    with replaced(latent_preview, "prepare_callback", prepared):
+    with patch.object(latent_preview, "prepare_callback", prepared):
         yield model
 
 
@@ -156,7 +138,7 @@ def while_the_model_loads(model, trigger, layer):
         load(*args, **kwargs)
         trigger()
 
-    with replaced(comfy.model_management, "load_models_gpu", loading):
+    with patch.object(comfy.model_management, "load_models_gpu", loading):
         yield model
 
 
@@ -194,6 +176,6 @@ def called_layers(model, run: Callable) -> list[str]:
     called: list[str] = []
     with ExitStack() as stack:
         for name, module in model.model.diffusion_model.named_modules():
-            stack.enter_context(removed(module.register_forward_hook(lambda *_, name=name: called.append(name))))
+            stack.enter_context(module.register_forward_hook(lambda *_, name=name: called.append(name)))
         run()
     return [name for name, count in Counter(called).items() if name and count == 1]

@@ -16,7 +16,6 @@ class Bench:
         gc.collect()
         gc.freeze()  # what is imported by now is not looked at again
         self.model = small_model()
-        self.references: dict = {}
 
     def settle(self):
         """Take the present for what has to stay."""

@@ -1,12 +1,12 @@
-"""Small random transfers by the pack's nodes, in one node or in five."""
+"""Small transfers by the pack's nodes, in one node or in five, and what Hypothesis draws them from."""
 
 import hashlib
-import random
 from typing import NamedTuple
 
 import comfy.sd
 import comfy.supported_models
 import torch
+from hypothesis import strategies as st
 
 from ..demo.transfer import sample_custom
 from ..miniature.unet import CONTEXT_DIM, UNET, load_unet, prompt_token, seeded_tensor
@@ -18,30 +18,28 @@ SMALL_UNET = UNET | dict(num_res_blocks=[1, 1], channel_mult=[1, 2], transformer
 
 
 class Transfer(NamedTuple):
-    seed: int
-    contents: int
-    styles: int
-    content_size: tuple[int, int]
-    style_size: tuple[int, int]
-    nodes: str  # "one" or "five"
-    lora: bool
-    masked: bool
-    cfg: float
-    settings: dict  # further inputs of StyleIDSampler
+    """`settings` are inputs of StyleIDSampler or StyleIDOptions; `masked` gives the content a noise mask."""
+    settings: dict
+    content_shape: tuple[int, int, int, int] = (1, 4, 8, 8)
+    style_shape: tuple[int, int, int, int] = (1, 4, 8, 8)
+    in_one_node: bool = True
+    lora: bool = False
+    masked: bool = False
+    cfg: float = 1.0
 
 
-def random_transfer(rng: random.Random) -> Transfer:
-    sizes = [tuple(rng.choice((8, 10, 16)) for _ in range(2)) for _ in range(2)]
-    contents, styles = rng.choice([(1, 1), (1, 1), (2, 1), (1, 2), (2, 2)])
-    settings = dict(steps=rng.choice((2, 3)), gamma=rng.random(), temperature=rng.uniform(0.5, 2.5),
-                    color_strength=rng.choice((0.0, 0.5, 1.0)), blocks=rng.choice(("0-3", "auto", "1,3")),
-                    schedule=rng.choice(("official", "ddim", "karras", "normal")),
-                    denoise=rng.choice((1.0, 1.0, 0.6)), inject_into=rng.choice(("both", "cond")),
-                    feature_dtype=rng.choice(("auto", "fp16", "bf16", "int8")),
-                    feature_device=rng.choice(("auto", "cpu", "recompute")))
-    settings["refine"] = 0 if settings["schedule"] == "official" else rng.choice((0, 0, 1))
-    return Transfer(rng.randrange(10 ** 6), contents, styles, sizes[0], rng.choice(sizes), rng.choice(("one", "five")),
-                    rng.random() < 0.3, rng.random() < 0.3, rng.choice((1.0, 1.0, 3.0)), settings)
+SETTINGS = st.fixed_dictionaries(dict(
+    steps=st.sampled_from((2, 3)), gamma=st.floats(0, 1), temperature=st.floats(0.5, 2.5),
+    color_strength=st.floats(0, 1), blocks=st.sampled_from(("0-3", "auto", "1,3")),
+    schedule=st.sampled_from(("official", "ddim", "karras", "normal")), denoise=st.sampled_from((1.0, 0.6)),
+    refine=st.sampled_from((0, 1)), inject_into=st.sampled_from(("both", "cond")),
+    feature_dtype=st.sampled_from(("auto", "fp16", "bf16", "int8")),
+    feature_device=st.sampled_from(("auto", "cpu", "recompute")),
+)).filter(lambda settings: not (settings["refine"] and settings["schedule"] == "official"))
+SIDE = st.sampled_from((8, 10, 16))
+SHAPE = st.tuples(st.integers(1, 2), st.just(4), SIDE, SIDE)
+TRANSFERS = st.builds(Transfer, SETTINGS, SHAPE, SHAPE, in_one_node=st.booleans(), lora=st.booleans(),
+                      masked=st.booleans(), cfg=st.sampled_from((1.0, 3.0)))
 
 
 def small_model():
@@ -60,12 +58,13 @@ def lora_weights() -> dict:
 
 
 def latents(transfer: Transfer) -> tuple[dict, dict]:
-    generator = torch.Generator().manual_seed(transfer.seed)
-    content, style = ({"samples": torch.randn(count, 4, *size, generator=generator)} for count, size in (
-        (transfer.contents, transfer.content_size), (transfer.styles, transfer.style_size)))
+    """LATENT of content and style."""
+    generator = torch.Generator().manual_seed(0)
+    content, style = ({"samples": torch.randn(shape, generator=generator)}
+                      for shape in (transfer.content_shape, transfer.style_shape))
     if transfer.masked:
-        content["noise_mask"] = (torch.rand(1, *(8 * side for side in transfer.content_size),
-                                            generator=generator) > 0.5).float()
+        height, width = (8 * side for side in transfer.content_shape[2:])
+        content["noise_mask"] = (torch.rand(1, height, width, generator=generator) > 0.5).float()
     return content, style
 
 
@@ -75,12 +74,11 @@ def run(pack, model, transfer: Transfer) -> torch.Tensor:
     if transfer.lora:
         model = comfy.sd.load_lora_for_models(model, None, lora_weights(), 1.0, 0.0)[0]
     prompts = dict(positive=conditioning_of("positive"), negative=conditioning_of("negative"), cfg=transfer.cfg)
-    by = one_node if transfer.nodes == "one" else five_nodes
-    return by(pack, model, content, style, prompts, transfer.settings)["samples"]
-
-
-def one_node(pack, model, content: dict, style: dict, prompts: dict, settings: dict) -> dict:
-    return stylize(pack, model=model, content=content, style=style, **prompts, **settings)
+    if transfer.in_one_node:
+        latent = stylize(pack, model=model, content=content, style=style, **prompts, **transfer.settings)
+    else:
+        latent = five_nodes(pack, model, content, style, prompts, transfer.settings)
+    return latent["samples"]
 
 
 def five_nodes(pack, model, content: dict, style: dict, prompts: dict, settings: dict) -> dict:

@@ -3,11 +3,9 @@
 Never shipped: linked into the server's own folder.
 """
 
-import ctypes
 import gc
 import hashlib
 
-import psutil
 import torch
 
 CATEGORY = "styleid/campaign"
@@ -64,29 +62,13 @@ class CampaignMask:
         return (CampaignLatent.MASKS[mask](height, width),)
 
 
-class CampaignPicture:
-    """IMAGE of a shape such as "1,64,64,3"."""
-    RETURN_TYPES, FUNCTION, CATEGORY = ("IMAGE",), "make", CATEGORY
-
-    @classmethod
-    def INPUT_TYPES(cls):  # noqa: N802
-        return {"required": {"shape": ("STRING", {}), "fill": (["noise", "nan", "zeros"], {}), "seed": ("INT", {})}}
-
-    def make(self, shape, fill, seed):
-        picture = torch.rand([int(side) for side in shape.split(",")], generator=torch.Generator().manual_seed(seed))
-        return ({"noise": picture, "zeros": picture * 0, "nan": picture * float("nan")}[fill],)
-
-
 class CampaignPrompt:
     """CONDITIONING made unusual."""
     CHANGES = {
-        "empty": lambda tensor, options: [],
         "two": lambda tensor, options: [[tensor, options]] * 2,
         "area": lambda tensor, options: [[tensor, options | {"area": (4, 4, 0, 0), "strength": 1.0}]],
         "late": lambda tensor, options: [[tensor, options | {"start_percent": 0.5}]],
-        "wide": lambda tensor, options: [[torch.cat([tensor, tensor], -1), options]],
         "nan": lambda tensor, options: [[tensor * float("nan"), options]],
-        "long": lambda tensor, options: [[tensor.repeat(1, 77, 1), options]],
         "batch": lambda tensor, options: [[tensor.repeat(2, 1, 1), options]],
     }
     RETURN_TYPES, FUNCTION, CATEGORY = ("CONDITIONING",), "make", CATEGORY
@@ -122,27 +104,18 @@ class CampaignReport:
 
 
 class CampaignHealth:
-    """What the process holds: tensors, their bytes, resident memory, before and after the C library gives back what is
-    free.
-    """
+    """How many tensors the process holds."""
     RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_NODE = (), "report", CATEGORY, True
 
     @classmethod
     def INPUT_TYPES(cls):  # noqa: N802
-        return {"required": {"salt": ("INT", {"max": 2 ** 40}), "trim": ("BOOLEAN", {})}}
+        return {"required": {"salt": ("INT", {"max": 2 ** 40})}}
 
-    def report(self, salt, trim):
+    def report(self, salt):
         gc.collect()
-        objects = gc.get_objects()
-        tensors = [thing for thing in objects if issubclass(type(thing), torch.Tensor)]
-        told = {"objects": len(objects), "tensors": len(tensors),
-                "tensor_mb": sum(tensor.nbytes for tensor in tensors) / 2 ** 20,
-                "resident_mb": psutil.Process().memory_info().rss / 2 ** 20}
-        if trim:
-            ctypes.CDLL("libc.so.6").malloc_trim(0)
-            told["trimmed_mb"] = psutil.Process().memory_info().rss / 2 ** 20
-        return {"ui": {"health": [told]}}
+        tensors = sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+        return {"ui": {"health": [{"tensors": tensors}]}}
 
 
 NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in (
-    CampaignLatent, CampaignMask, CampaignPicture, CampaignPrompt, CampaignReport, CampaignHealth)}
+    CampaignLatent, CampaignMask, CampaignPrompt, CampaignReport, CampaignHealth)}
