@@ -47,8 +47,10 @@ def test(options) -> int:
         if options.company:
             os.environ["STYLEID_COMPANY_PAGE"] = str(ROOT / "docs" / "company.md")
     lint = module(host, "ruff", "check", ".")
-    which = ("--numprocesses", "2", "--dist", "loadfile", *(() if options.all else ("-m", "not slow")))
-    failed = module(host, "pytest", *which, *(COMPANY if options.company else ()), *options.rest) or lint
+    named = [*(COMPANY if options.company else ()), *options.rest]
+    which = "not slow" if options.full or named else "not slow and (quick or not full)"
+    marked = () if options.all else ("-m", which)
+    failed = module(host, "pytest", "--numprocesses", "2", "--dist", "loadfile", *marked, *named) or lint
     return module(host, "tools.campaign") or failed if options.all else failed
 
 
@@ -103,13 +105,15 @@ def parse_arguments():
     command.add_argument("--content", type=existing_file, metavar="IMAGE", default=IMAGES / "content.jpg")
     command.add_argument("--style", type=existing_file, metavar="IMAGE", default=IMAGES / "strokes.jpg")
     command.set_defaults(command=demo)
-    command = commands.add_parser("test", parents=[host], help="lint, then all tests; further arguments go to pytest")
+    command = commands.add_parser("test", parents=[host], help="lint, then the tests; further arguments go to pytest")
     command.add_argument("--gpu", action="store_true",
                          help="run the tests in ComfyUI on the GPU, with those that need one")
     command.add_argument("--packs", type=existing_folder, metavar="DIR",
                          help="packs of others, to test beside this one")
     command.add_argument("--company", action="store_true",
                          help="only the tests beside other nodes; with --packs it writes docs/company.md")
+    command.add_argument("--full", action="store_true",
+                         help="every variant, the web page, the measures and the commands too, as before a release")
     command.add_argument("--all", action="store_true", help="also what takes long, and the campaign for five minutes")
     command.set_defaults(command=test)
     command = commands.add_parser("serve", parents=[host, server], help="the same ComfyUI with its web page")

@@ -7,7 +7,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("folder", ["styleid_core", "styleid_core/metrics"])
+@pytest.mark.parametrize("folder", ["styleid_core", pytest.param("styleid_core/metrics", marks=pytest.mark.full)])
 def test_the_core_imports_nothing_of_the_host(folder):
     if folder.endswith("metrics"):
         pytest.importorskip("torchvision")

@@ -78,6 +78,7 @@ for load in (load_unet, lambda: load_transformer("flux")):
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("module", "name", "served"), [
     ("comfy.model_sampling", "COSMOS_RFLOW", [True, True]),
     ("comfy.ldm.modules.diffusionmodules.openaimodel", "Upsample", [False, True])])

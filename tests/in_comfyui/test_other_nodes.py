@@ -100,6 +100,7 @@ def test_a_sampler_that_cannot_be_tried_is_told(pack_module, model, inverted, ca
 
 # torch.compile
 
+@pytest.mark.full
 def test_compiled_models_see_every_change(pack, case, record_property):
     """gamma, plain runs and inversions in turn give what they do uncompiled, and each is compiled once."""
     model, graphs = small_model(), []

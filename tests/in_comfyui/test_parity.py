@@ -21,10 +21,14 @@ ONE_NODE, FIVE_NODES, STAGE, CURVES = 1e-4, 1e-3, 1e-4, 1e-4
 VARIANTS = {50: ["default", "gamma_0_3", "gamma_0", "gamma_1", "tau_1", "no_adain", "no_injection", "layers_9_11"],
             20: ["default", "no_injection"]}
 
-QUICK = {50: ("default", "layers_9_11"), 20: ("default", "no_injection")}  # the others with dev.py test --all
+FULL = {50: ("default", "layers_9_11"), 20: ("default", "no_injection")}  # the others with dev.py test --all
+QUICK = 20, "default"
+
+pytestmark = pytest.mark.full
 
 each_variant = pytest.mark.parametrize(("golden", "variant"), [
-    pytest.param(steps, name, marks=() if name in QUICK[steps] else pytest.mark.slow)
+    pytest.param(steps, name, marks=pytest.mark.quick if (steps, name) == QUICK else
+                 () if name in FULL[steps] else pytest.mark.slow)
     for steps, names in VARIANTS.items() for name in names], indirect=["golden"])
 
 

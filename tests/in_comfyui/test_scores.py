@@ -28,6 +28,7 @@ def pictures():
     return [torch.randint(256, (count, 64, 80, 3), generator=generator) / 255 for count in (2, 1, 2)]
 
 
+@pytest.mark.full
 def test_the_node_gives_what_the_command_gives(pack, hub, weights, pictures, tmp_path):
     for folder, batch in zip(("content", "style", "stylized"), pictures):
         (tmp_path / folder).mkdir()

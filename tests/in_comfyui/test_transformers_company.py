@@ -378,6 +378,7 @@ def test_a_mask_over_the_prompt_is_kept(pack):
     assert relative_error(masked, cut) < 1e-4
 
 
+@pytest.mark.full
 def test_a_compiled_model(pack):
     model, positive = load_transformer("z_image"), prompt("z_image", TOKENS)
     compiled = TorchCompileModel().execute(model, "cudagraphs").result[0]

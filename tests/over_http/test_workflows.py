@@ -28,6 +28,7 @@ def test_both_examples_give_the_same_picture(prompt, run, picture):
     assert abs(one_node - five_nodes).max() <= 2
 
 
+@pytest.mark.quick
 def test_a_transformer(prompt, run, picture):
     """Recomputed, as the example has it, and kept."""
     graph = prompt("styleid_transformer")
@@ -95,6 +96,7 @@ def test_changing_gamma_runs_only_the_sampling(prompt, run):
     assert {maximum for _, _, maximum in second.progress if maximum > 1} == {49}, "model calls beside the sampling"
 
 
+@pytest.mark.quick
 def test_frames_in_small_batches(prompt, run):
     """Rebatch Latents before the sampler: ComfyUI runs it for each small batch, and the features of one are all there
     are.
@@ -197,6 +199,7 @@ def test_what_holds_the_structure_changes_the_picture(prompt, run, picture, clas
     assert abs(with_it - picture(run(graph))).mean() > 0.5
 
 
+@pytest.mark.quick
 def test_a_mistake_is_told_in_the_users_words(prompt, run):
     graph = prompt("styleid_simple")
     [sampler] = find(graph, "StyleIDSampler")
