@@ -2,14 +2,18 @@
 
 import math
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import comfy.sd
 import numpy
 import torch
 from comfy.samplers import sampler_object
 from comfy_extras.nodes_custom_sampler import SamplerCustom
 from PIL import Image, ImageOps
+
+import nodes
 
 from ..miniature.autoencoder import load_autoencoder
 from ..miniature.flow import load_trained_flow
@@ -32,6 +36,13 @@ def sample_custom(model, positive: list, sigmas: torch.Tensor, latent: dict, sam
     return result.result[0]
 
 
+def load_checkpoint(file: Path) -> tuple:
+    """(MODEL, CONDITIONING of an empty prompt, VAE), as CheckpointLoaderSimple and CLIPTextEncode give them."""
+    model, clip, vae, *_ = comfy.sd.load_checkpoint_guess_config(str(file))
+    [positive] = nodes.CLIPTextEncode().encode(clip, "")
+    return model, positive, vae
+
+
 class Inverted(NamedTuple):
     """What DDIM Invert gives: LATENT, features, sigmas (steps + 1,)."""
     noise: dict
@@ -41,15 +52,17 @@ class Inverted(NamedTuple):
 
 class Transfer:
     """The trained model with `pack`, its nodes; pictures are IMAGE tensors (B, H, W, 3) in 0..1. `flow` is for the
-    transformer, which sees styles where StyleID Positions puts them by default.
+    transformer, which sees styles where StyleID Positions puts them by default; a `checkpoint` is taken for both.
     """
 
     def __init__(self, pack: SimpleNamespace, schedule: str = "official", steps: int = 50, refine: int = 0,
-                 flow: bool = False):
-        self.pack, self.schedule, self.steps, self.refine = pack, schedule, steps, refine
+                 flow: bool = False, checkpoint: Path | None = None):
+        self.pack, self.schedule, self.steps, self.refine, self.blocks = pack, schedule, steps, refine, "auto"
+        if checkpoint:
+            self.model, self.positive, self.vae = load_checkpoint(checkpoint)
+            return
         self.model = load_trained_flow() if flow else load_trained_unet()
         self.vae, self.positive = load_autoencoder(), conditioning()
-        self.blocks = "auto" if flow else "6-11"
         if flow:
             [self.model] = pack.StyleIDPositions(model=self.model)
 

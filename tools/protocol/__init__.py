@@ -1,3 +1,1 @@
-"""The paper's protocol on a running ComfyUI: every content with every style, then the metrics. A development aid, not
-shipped.
-"""
+"""The paper's protocol: every content with every style, then the metrics. A development aid, not shipped."""

@@ -1,69 +1,57 @@
-"""Stylize every content with every style as the paper's protocol asks, measure the results and report. Called by dev.py
-evaluate.
-"""
+"""Stylize every content with every style as the paper's protocol asks, measure the results and report."""
 
 import argparse
-import asyncio
 import importlib
-import importlib.util
-import shutil
 import sys
+from collections.abc import Iterable, Iterator
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tqdm import tqdm
 
 from styleid_core.curves import SHAPES
 
 from ..files import checkpoint_file
-from ..host import WORK, HostError, end_as_by_ctrl_c, running_host, say
-from ..server import serve
-from .method import Method, Results, Setting, all_pairs, check_method, readable_pictures
-from .plots import draw_contact_sheet, draw_plots
-from .recipes import RECIPES
-from .report import measure, read_row, write_csv, write_markdown
-from .servers import stylize_on_servers
+from ..host import HostError, end_as_by_ctrl_c, say
+from .method import Method, Picture, Setting, all_pictures, check_method, readable_pictures, write_whole
+from .report import draw_contact_sheet, measure, write_report
 
-
-def server_url(text: str) -> str:
-    if not text.startswith(("http://", "https://")):
-        raise argparse.ArgumentTypeError(f"{text} should begin with http:// or https://")
-    return text.rstrip("/")
+RECIPES = {  # published variants of StyleID: docs/recipes.md says what each takes from whom
+    "styleid": {},
+    "scheduled-gamma": {"gamma_curve": ("cosine", 1.0, 0.5)},
+    "attenst": {"steps": 40, "schedule": "ddim", "refine": 5, "blocks": "4-5", "color_strength": 0.6},
+    "draft": {"steps": 8, "schedule": "ddim", "refine": 1},
+}
 
 
 def curve(text: str) -> tuple[str, float, float]:
-    shape, *ends = text.split(":")
-    if shape not in SHAPES or len(ends) != 2:
-        raise argparse.ArgumentTypeError(f"{text} should be one of {', '.join(SHAPES)}, with start and end, such as "
-                                         "cosine:1:0.5")
-    start, end = map(float, ends)
-    return shape, start, end
+    shape, start, end = text.split(":")
+    if shape not in SHAPES:
+        raise ValueError(shape)
+    return shape, float(start), float(end)
 
 
 def parse_arguments(arguments: list[str] | None):
     parser = argparse.ArgumentParser(prog="dev.py evaluate", description=__doc__)
     parser.add_argument("--content", type=Path, required=True, metavar="DIR")
     parser.add_argument("--style", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR",
-                        help="what is there already is not made again")
-    parser.add_argument("--checkpoint", metavar="FILE",
-                        help="an SD checkpoint, with --server its name there (default: a built-in model)")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="what is there is not made again")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="an SD checkpoint (default: a built-in model)")
     parser.add_argument("--built-in", choices=("unet", "transformer"), default="unet",
-                        help="which model, where no checkpoint is named; the transformer sees styles where StyleID "
-                             "Positions puts them")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--server", type=server_url, action="append", default=[], metavar="URL",
-                       help="a running ComfyUI with this pack; several share the work (default: one is started)")
-    where.add_argument("--ray", metavar="ADDRESS", help='a Ray cluster: "auto", "local" or ray://HOST:PORT')
+                        help="the model without a checkpoint; the transformer is behind StyleID Positions")
+    parser.add_argument("--ray", metavar="ADDRESS",
+                        help='share the work on a Ray cluster (pip install ray): "auto", "local" or ray://HOST:PORT')
     parser.add_argument("--recipe", choices=RECIPES, default="styleid", help="sets the defaults of what follows")
     parser.add_argument("--gamma", type=float, nargs="+", default=[0.75])
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.5])
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--side", type=int, default=512, help="of the square that every picture is cut to, in pixels")
-    parser.add_argument("--blocks", default="auto")
-    parser.add_argument("--schedule", default="official")
-    parser.add_argument("--color-strength", type=float, default=1.0)
-    parser.add_argument("--refine", type=int, default=0)
+    for name in ("steps", "side", "blocks", "schedule", "color_strength", "refine"):
+        default = Method._field_defaults[name]
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default,
+                            help="of the square that every picture is cut to, in pixels" if name == "side" else None)
     parser.add_argument("--gamma-curve", type=curve, metavar="SHAPE:START:END",
-                        help="multiplies gamma over the sampling, such as cosine:1:0.5")
+                        help=f"multiplies gamma over the sampling, such as cosine:1:0.5; shapes: {', '.join(SHAPES)}")
     parser.add_argument("--weights", type=Path, metavar="DIR", help="weights of the metrics' networks")
     parser.add_argument("--metrics", nargs="+", metavar="NAME",
                         help="as python -m styleid_core.metrics knows them; none: only stylize")
@@ -71,60 +59,61 @@ def parse_arguments(arguments: list[str] | None):
     return parser.parse_args(arguments)
 
 
-def stylize(options, method: Method, results: Results):
-    checkpoint = checkpoint_file(options.checkpoint) if options.checkpoint and not options.server else None
-    if options.ray:
-        if importlib.util.find_spec("ray") is None:
-            raise HostError(f"--ray needs Ray. Install it with: {sys.executable} -m pip install ray")
-        importlib.import_module(".on_ray", __package__).stylize_on_ray(options.ray, method, checkpoint, results)
-    elif options.server:
-        asyncio.run(stylize_on_servers(options.server, method, results))
-    else:
-        base = WORK / "evaluate"
-        try:
-            with serve(running_host(), base, checkpoint=checkpoint) as server:
-                asyncio.run(stylize_on_servers([server.url], method, results, files=True))
-        finally:
-            shutil.rmtree(base / "models" / "styleid_features", ignore_errors=True)
+def stylize(options, method: Method, left: list[Picture]) -> Iterator[tuple[Picture, bytes | str]]:
+    """Each with its PNG or why there is none, picture by picture of the side with more. The inversions of the other
+    side lie in files.
+    """
+    in_files, turn = sorted(("content", "style"), key=lambda side: len({getattr(picture, side) for picture in left}))
+    left = sorted(left, key=attrgetter(turn))
+    with TemporaryDirectory(prefix="styleid_") as folder:
+        making = method, options.checkpoint and checkpoint_file(options.checkpoint), Path(folder), in_files
+        if options.ray:
+            yield from importlib.import_module(".on_ray", __package__).stylize_on_ray(options.ray, making, left)
+        else:
+            stylizer = importlib.import_module(".stylizer", __package__).Stylizer(*making)
+            for picture in left:
+                yield picture, stylizer.stylize(picture, *picture.read())
 
 
-def report(options, results: Results):
-    shared = ["--content", options.content.resolve(), "--style", options.style.resolve()]
-    if options.weights:
-        shared += ["--weights", options.weights.resolve()]
-    if options.metrics:
-        shared += ["--metrics", *options.metrics]
-    rows = []
-    for setting in results.settings:
-        say(f"Measuring {setting.name}")
-        measure(results.folder / setting.name, shared)
-        rows.append(read_row(results.folder / setting.name, setting))
-    write_markdown(rows, results.folder / "report.md")
-    write_csv(rows, results.folder / "report.csv")
-    draw_plots(rows, results.folder)
-    say(f"The report is {results.folder / 'report.md'}")
+def keep(outcomes: Iterable[tuple[Picture, bytes | str]], out: Path) -> int:
+    """Write the PNGs, and tell why there are none; how many there are not."""
+    failed = 0
+    for picture, outcome in outcomes:
+        if isinstance(outcome, str):
+            tqdm.write(f"[styleid] {picture.name} ({picture.setting.name}) failed: {outcome}")
+            failed += 1
+        else:
+            write_whole(picture.path(out), outcome)
+    return failed
 
 
 def evaluate(options):
+    out = options.out.resolve()
     contents, unreadable_contents = readable_pictures(options.content)
     styles, unreadable_styles = readable_pictures(options.style)
-    method = Method(options.checkpoint and Path(options.checkpoint).name, options.side, options.steps, options.blocks,
-                    options.schedule, options.gamma_curve, options.color_strength, options.refine, options.built_in)
-    out = options.out.resolve()
-    check_method(out, method)
     settings = [Setting(*point) for point in product(options.gamma, options.temperature)]
-    results = Results(out, all_pairs(contents, styles), settings)
-    try:
-        if results.left:
-            stylize(options, method, results)
-    finally:
-        results.bar.close()
-    say(f"{results.done} of {results.total} pictures are in {out} (failed: {len(results.failed)}, "
+    pictures = all_pictures(contents, styles, settings)
+    told = vars(options) | {"checkpoint": options.checkpoint and options.checkpoint.name}
+    method = Method(**{name: told[name] for name in Method._fields})
+    check_method(out, method)
+    left = [picture for picture in pictures if not picture.path(out).exists()]
+    failed = 0
+    if left:
+        failed = keep(tqdm(stylize(options, method, left), "Stylizing", len(pictures), unit="picture",
+                           initial=len(pictures) - len(left)), out)
+    done = sum(picture.path(out).exists() for picture in pictures)
+    say(f"{done} of {len(pictures)} pictures are in {out} (failed: {failed}, "
         f"unreadable files: {unreadable_contents + unreadable_styles})")
+    if done + failed < len(pictures):
+        raise HostError("The others were lost with their workers. The same command goes on from there.")
     for setting in settings:
-        draw_contact_sheet(results, setting, out / f"{setting.name}.jpg")
+        draw_contact_sheet(contents, styles, setting, out)
     if options.metrics != ["none"]:
-        report(options, results)
+        arguments = ["--content", options.content.resolve(), "--style", options.style.resolve()]
+        arguments += ["--weights", options.weights.resolve()] if options.weights else []
+        arguments += ["--metrics", *options.metrics] if options.metrics else []
+        write_report({setting: measure(setting, out, arguments) for setting in settings}, out)
+        say(f"The report is {out / 'report.md'}")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -132,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         evaluate(parse_arguments(arguments))
         return 0
-    except HostError as error:
+    except (HostError, ConnectionError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

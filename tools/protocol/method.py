@@ -6,26 +6,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
-from tqdm import tqdm
 
-from styleid_core.metrics.pairs import PICTURES, UNREADABLE
+from styleid_core.metrics.pairs import PICTURES, SEPARATOR, UNREADABLE
 
 from ..host import HostError, say
 
 
 class Method(NamedTuple):
-    """What all pictures of a folder have in common; checkpoint is a name that ComfyUI lists, or None for a model that
-    is `built_in` ("unet", "transformer"), and gamma_curve what StyleID Curve gets: shape, start, end.
+    """What all pictures of a folder have in common; checkpoint is a file's name, or None for a model that is `built_in`
+    ("unet", "transformer"), and gamma_curve what StyleID Curve gets: shape, start, end.
     """
-    checkpoint: str | None
-    side: int
-    steps: int
-    blocks: str
-    schedule: str
-    gamma_curve: tuple[str, float, float] | None = None
+    checkpoint: str | None = None
+    built_in: str = "unet"
+    steps: int = 50
+    side: int = 512
+    blocks: str = "auto"
+    schedule: str = "official"
     color_strength: float = 1.0
     refine: int = 0
-    built_in: str = "unet"
+    gamma_curve: tuple[str, float, float] | None = None
 
 
 class Setting(NamedTuple):
@@ -37,115 +36,66 @@ class Setting(NamedTuple):
         return f"gamma_{self.gamma:g}_temperature_{self.temperature:g}"
 
 
-class Pair(NamedTuple):
+class Picture(NamedTuple):
+    """One to be made."""
     content: Path
     style: Path
+    setting: Setting
 
     @property
     def name(self) -> str:
-        return f"{self.content.stem}_stylized_{self.style.stem}"
+        return f"{self.content.stem}{SEPARATOR}{self.style.stem}"
+
+    def path(self, out: Path) -> Path:
+        return out / self.setting.name / f"{self.name}.png"
+
+    def read(self) -> tuple[bytes, bytes]:
+        return self.content.read_bytes(), self.style.read_bytes()
 
 
 def write_whole(path: Path, data: bytes):
-    """Write a file that is there as a whole or not at all."""
+    """Write a file that is there as a whole or not at all, and the folder it is in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
     part.write_bytes(data)
     part.replace(path)
 
 
-def check_readable(path: Path):
-    """ValueError, or what Pillow raises, for what is no picture of one frame."""
-    with Image.open(path) as picture:
-        picture.load()
-        if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-            raise ValueError("it has several frames")
+def check_method(out: Path, method: Method):
+    """HostError when the folder `out` was begun with another method, which method.json tells."""
+    path, wanted = out / "method.json", json.dumps(method._asdict(), indent=1)
+    if not path.exists():
+        write_whole(path, wanted.encode())
+    found, wanted = Method._field_defaults | json.loads(path.read_text(encoding="utf-8")), json.loads(wanted)
+    different = [f"{name} {found[name]} (now {wanted[name]})" for name in wanted if found[name] != wanted[name]]
+    if different:
+        raise HostError(f"{out} was begun with {', '.join(different)}. Name another folder with --out.")
 
 
 def readable_pictures(folder: Path) -> tuple[list[Path], int]:
-    """(pictures directly in `folder`, number of those left out because they cannot be read); HostError when none is
-    left.
-    """
-    if not folder.is_dir():
-        raise HostError(f"There is no folder {folder}.")
-    readable, unreadable = [], 0
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES):
+    """(pictures of one frame directly in `folder`, number of those left out); HostError when none is left."""
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in PICTURES)
+    readable = []
+    for path in paths:
         try:
-            check_readable(path)
+            with Image.open(path) as picture:
+                picture.load()
+                if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
+                    raise ValueError("it has several frames")
             readable.append(path)
         except UNREADABLE as error:
             say(f"Skipping {path.name}, which cannot be read: {error}")
-            unreadable += 1
     if not readable:
         raise HostError(f"There is no readable picture ({', '.join(sorted(PICTURES))}) in {folder}.")
-    return readable, unreadable
+    return readable, len(paths) - len(readable)
 
 
-def all_pairs(contents: list[Path], styles: list[Path]) -> list[Pair]:
-    """HostError for two pairs with one name."""
-    pairs: dict[str, Pair] = {}
-    for style, content in product(styles, contents):
-        pair = Pair(content, style)
-        other = pairs.setdefault(pair.name, pair)
-        if other != pair:
-            raise HostError(f"{other.content.name} with {other.style.name} and {content.name} with {style.name} would "
-                            f"both be written to {pair.name}.png. Rename one of them.")
-    return list(pairs.values())
-
-
-def check_method(folder: Path, method: Method):
-    """HostError when `folder` holds pictures that were made by another method."""
-    path = folder / "method.json"
-    wanted = json.loads(json.dumps(method._asdict()))
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(wanted, indent=1).encode())
-    found = Method._field_defaults | json.loads(path.read_text(encoding="utf-8"))
-    different = [f"{name} {found[name]} (now {wanted[name]})" for name in wanted if found[name] != wanted[name]]
-    if different:
-        raise HostError(f"{folder} was begun with {', '.join(different)}. Name another folder with --out.")
-
-
-def sides(pairs: list[Pair]) -> tuple[str, str]:
-    """(that which is gone through picture by picture, that whose inversions are kept in files), of which the second has
-    fewer pictures.
-    """
-    styles, contents = (len({getattr(pair, side) for pair in pairs}) for side in ("style", "content"))
-    return ("content", "style") if contents > styles else ("style", "content")
-
-
-class Results:
-    """The pictures of all pairs at all settings. One is done when its file is there, and is tried once when it failed.
-    """
-
-    def __init__(self, folder: Path, pairs: list[Pair], settings: list[Setting]):
-        self.folder, self.pairs, self.settings = folder, pairs, settings
-        self.failed: set[tuple[Pair, Setting]] = set()
-        self.total = len(pairs) * len(settings)
-        for setting in settings:
-            (folder / setting.name).mkdir(parents=True, exist_ok=True)
-        self.bar = tqdm(desc="Stylizing", total=self.total, initial=self.done, unit="picture",
-                        disable=self.done == self.total)
-
-    def path(self, pair: Pair, setting: Setting) -> Path:
-        return self.folder / setting.name / f"{pair.name}.png"
-
-    def missing(self, pair: Pair) -> list[Setting]:
-        return [setting for setting in self.settings if not self.path(pair, setting).exists()
-                and (pair, setting) not in self.failed]
-
-    def keep(self, pair: Pair, setting: Setting, outcome: bytes | str):
-        """Write a PNG, or tell and count why there is none."""
-        if isinstance(outcome, str):
-            self.failed.add((pair, setting))
-            tqdm.write(f"[styleid] {pair.name} ({setting.name}) failed: {outcome}")
-        else:
-            write_whole(self.path(pair, setting), outcome)
-        self.bar.update()
-
-    @property
-    def done(self) -> int:
-        return sum(self.path(pair, setting).exists() for pair in self.pairs for setting in self.settings)
-
-    @property
-    def left(self) -> list[Pair]:
-        return [pair for pair in self.pairs if self.missing(pair)]
+def all_pictures(contents: list[Path], styles: list[Path], settings: list[Setting]) -> list[Picture]:
+    """HostError for two with one name."""
+    pictures: dict[Path, Picture] = {}
+    for picture in (Picture(*each) for each in product(contents, styles, settings)):
+        other = pictures.setdefault(picture.path(Path()), picture)
+        if other != picture:
+            raise HostError(f"{other.content.name} with {other.style.name} and {picture.content.name} with "
+                            f"{picture.style.name} would both be written to {picture.name}.png. Rename one of them.")
+    return list(pictures.values())
