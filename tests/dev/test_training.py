@@ -2,9 +2,6 @@
 
 import csv
 import math
-import os
-import subprocess
-import sys
 
 import numpy
 import pytest
@@ -18,39 +15,40 @@ import tools.in_process  # noqa: F401
 from styleid_core.metrics.networks import load_lpips
 from tools.demo.draw_style import STYLES, draw
 from tools.demo.measures import fine_energy
-from tools.host import ROOT
 from tools.miniature.autoencoder import WEIGHTS
 from tools.miniature.flow import load_trained_flow, new_flow
 from tools.miniature.unet import TRAINED_UNET, MiniatureSD, load_trained_unet, new_unet
-from tools.training.autoencoder import autoencoder_task, new_autoencoder, shipped_autoencoder
-from tools.training.detail import decoder_task, detail_task, restoration
-from tools.training.flow import flow_task, untrained_flow
-from tools.training.loop import Task, train
+from tools.training.autoencoder import autoencoder_task, detail_task, new_autoencoder, shipped_autoencoder
+from tools.training.diffusion import encode, flow_task, unet_task, untrained_flow, untrained_unet
+from tools.training.loop import Task, save_network, train
 from tools.training.paint import edge_angles, paint
 from tools.training.parts import BLOCKS, TEMPERATURE, attention_error, features_of, load_alexnet, parts
-from tools.training.pictures import Pool, find_pictures, load_squares, paint_pictures
-from tools.training.report import save_network, write_report
-from tools.training.unet import unet_task, untrained_unet
+from tools.training.pictures import Data, Pool, find_pictures, paint_pictures
 
 CPU = torch.device("cpu")
 TARGET = torch.tensor([[1.0, -2.0]])
 
 
+@pytest.fixture(autouse=True)
+def one_batch_held_back(monkeypatch):
+    monkeypatch.setattr("tools.training.loop.HELD_BACK_BATCHES", 1)
+
+
 def line_task(calls: list) -> Task:
     torch.manual_seed(0)
 
-    def loss(network, generator):
+    def loss(network, calls, generator):
         calls.append(1)
         x = torch.randn(8, 2, generator=generator)
         return (network(x) - x @ TARGET.T).square().mean()
 
-    return Task("line", torch.nn.Linear(2, 1), loss, lambda network: (network.weight - TARGET).norm().item())
+    return Task("line", torch.nn.Linear(2, 1), loss, training=calls, held_back=[])
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path):
     def run(folder, calls):
         folder.mkdir(exist_ok=True)
-        return train(line_task(calls), folder, 60, 0.05, 0, torch.device("cpu"), every=20)
+        return train(line_task(calls), folder, 60, 0.05, every=20)
 
     calls = []
     whole = run(tmp_path / "whole", calls)
@@ -118,44 +116,41 @@ def test_crops_come_from_pictures_that_are_large_enough():
 
 
 @pytest.mark.slow
-def test_the_autoencoder_is_trained_on_and_reported(tmp_path, weights):
-    pictures, run, folder = tmp_path / "pictures", tmp_path / "run", tmp_path / "weights"
-    for path in (pictures, run):
-        path.mkdir()
-    picture = pictures / "embers.jpg"
-    draw(STYLES["embers"]).save(picture)
+def test_the_autoencoder_is_trained_on_and_saved(tmp_path, drawing, weights):
     lpips = load_lpips(weights, CPU).call
 
     def trained(steps):
-        task = detail_task(shipped_autoencoder(), [picture], [picture], [picture], lpips, CPU, 1)
-        return train(task, run, steps, 1e-3, 0, CPU, every=1)
+        return train(detail_task(shipped_autoencoder(), drawing, lpips), tmp_path, steps, 1e-3, every=1)
 
     trained(1)
-    networks = {"autoencoder": trained(3), "unet": load_trained_unet().model.diffusion_model,
-                "flow": load_trained_flow().model.diffusion_model}
-    facts = dict(found=1, painted=1, drawn=1, held_back=1, seed=0, batch_scale=1, processes=1,
-                 **restoration(networks["autoencoder"], load_squares([picture], 256), lpips, CPU))
-    write_report(networks, {"detail": run / "detail.csv"}, folder, facts, CPU, pictures)
-
-    shipped, saved = (load_file(path / "autoencoder.safetensors") for path in (WEIGHTS, folder))
+    save_network(trained(3), tmp_path / "autoencoder.safetensors")
+    shipped, saved = (load_file(path / "autoencoder.safetensors") for path in (WEIGHTS, tmp_path))
     assert saved.keys() == shipped.keys() and saved["vae_scale"] == shipped["vae_scale"]
     changed = {name.split(".")[0] for name in shipped if not torch.equal(saved[name], shipped[name])}
     assert changed == {"taesd_encoder", "taesd_decoder"}
-    for name in ("autoencoder.csv", "unet.csv", "unet.safetensors", "flow.csv", "flow.safetensors"):
-        assert (folder / name).read_bytes() == (WEIGHTS / name).read_bytes(), name
-    assert [row["step"] for row in csv.DictReader((folder / "detail.csv").open())] == ["1", "2", "3"]
-    assert "--detail-steps 3 --decoder-steps" in (folder / "README.md").read_text()
+    assert [row["step"] for row in csv.DictReader((tmp_path / "detail.csv").open())] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("name, shipped", [
+    ("autoencoder", shipped_autoencoder),
+    ("unet", lambda: load_trained_unet().model.diffusion_model),
+    ("flow", lambda: load_trained_flow().model.diffusion_model)])
+def test_what_ships_is_saved_as_it_is(tmp_path, name, shipped):
+    file = f"{name}.safetensors"
+    save_network(shipped(), tmp_path / file)
+    assert (tmp_path / file).read_bytes() == (WEIGHTS / file).read_bytes()
 
 
 @pytest.mark.slow
-def test_the_decoder_is_trained_on_alone(losses, drawing, weights):
+def test_the_decoder_is_trained_on_alone(losses, drawing, weights, monkeypatch):
     """In batches twice as large: it restores better, from latents that are the same."""
+    monkeypatch.setattr("tools.training.autoencoder.BATCH", 8)
+    monkeypatch.setattr("tools.training.autoencoder.STROKES", 2)
     autoencoder, lpips = shipped_autoencoder(), load_lpips(weights, CPU).call
-    encoder = [parameter.clone() for parameter in autoencoder[0].parameters()]
-    task = decoder_task(autoencoder, drawing, drawing, drawing, lpips, CPU, 2)
-    first, _, last = losses(task, 1e-4)
+    encoder = [parameter.clone() for parameter in autoencoder.taesd_encoder.parameters()]
+    first, _, last = losses(detail_task(autoencoder, drawing, lpips, decoder_alone=True), 1e-4)
     assert last < first
-    assert all(torch.equal(*pair) for pair in zip(encoder, autoencoder[0].parameters()))
+    assert all(torch.equal(*pair) for pair in zip(encoder, autoencoder.taesd_encoder.parameters()))
 
 
 def test_fine_energy_is_power_above_a_quarter_of_nyquists_frequency():
@@ -165,45 +160,11 @@ def test_fine_energy_is_power_above_a_quarter_of_nyquists_frequency():
     assert torch.allclose(fine_energy(coarse + 0.5 * fine), 0.25 * fine_energy(fine), rtol=1e-4)
 
 
-SHARED = """
-import torch, torch.distributed
-from tools.training.loop import gathered, own_part, Task, train
-from pathlib import Path
-
-def loss(network, generator):
-    [x] = own_part(torch.randn(8, 2, generator=generator))
-    return (network(x) - x.sum(1, keepdim=True)).square().mean()
-
-if torch.distributed.is_torchelastic_launched():
-    torch.distributed.init_process_group("gloo")
-assert gathered(own_part(list(range(5)))[0]) == list(range(5))
-torch.manual_seed(0)
-task = Task("line", torch.nn.Linear(2, 1), loss, lambda network: 0.0)
-train(task, Path(FOLDER), 20, 0.05, 0, torch.device("cpu"), every=20)
-"""
-
-
-@pytest.mark.slow
-def test_processes_that_share_each_batch_train_as_one_would(tmp_path):
-    trained = []
-    for name, launch in (("alone", []), ("shared", ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
-                                                    "2"])):
-        folder = tmp_path / name
-        folder.mkdir()
-        script = folder / "train.py"
-        script.write_text(SHARED.replace("FOLDER", repr(str(folder))))
-        done = subprocess.run([sys.executable, *launch, str(script)], env=os.environ | {"PYTHONPATH": str(ROOT)},
-                              capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        trained.append(torch.load(folder / "line.pt")["network"])
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(trained[0].values(), trained[1].values()))
-
-
 @pytest.fixture
 def losses(tmp_path):
     """losses(task, rate): of the first, second and last ten of 30 steps."""
     def run(task: Task, rate: float) -> list[float]:
-        train(task, tmp_path, 30, rate, 0, CPU, every=10)
+        train(task, tmp_path, 30, rate, every=10)
         return [float(row["loss"]) for row in csv.DictReader((tmp_path / f"{task.name}.csv").open())]
 
     return run
@@ -212,26 +173,29 @@ def losses(tmp_path):
 @pytest.fixture
 def drawing(tmp_path):
     draw(STYLES["embers"]).save(tmp_path / "embers.jpg")
-    return [tmp_path / "embers.jpg"]
+    paths = [tmp_path / "embers.jpg"]
+    return Data(paths, paths, paths, CPU)
 
 
 @pytest.mark.slow
 def test_the_autoencoder_learns(losses, drawing):
-    first, _, last = losses(autoencoder_task(new_autoencoder(0), drawing, drawing, CPU, 1), 1e-3)
+    first, _, last = losses(autoencoder_task(new_autoencoder(), drawing), 1e-3)
     assert last < 0.9 * first
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("untrained, task, rate, new", [
-    (untrained_unet, unet_task, 1e-2, lambda: new_unet(TRAINED_UNET, MiniatureSD)),
-    (untrained_flow, flow_task, 1e-2, new_flow)], ids=["unet", "flow"])
-def test_a_model_learns(losses, drawing, tmp_path, weights, untrained, task, rate, new):
+@pytest.mark.parametrize("stage, untrained, new", [
+    ("unet", untrained_unet, lambda: new_unet(TRAINED_UNET, MiniatureSD)),
+    ("flow", untrained_flow, new_flow)], ids=["unet", "flow"])
+def test_a_model_learns(losses, drawing, tmp_path, weights, stage, untrained, new):
     """On one picture, in a few steps: the loss falls, and what is saved is what ComfyUI loads."""
-    patcher, alexnet = untrained(0), {"weights": weights} if task is unet_task else {}
-    first, _, last = losses(task(patcher, shipped_autoencoder(), drawing, drawing, tmp_path, 0, CPU, 1, **alexnet),
-                            rate)
+    model, autoencoder = untrained().model, shipped_autoencoder()
+    samples = encode(autoencoder, drawing)
+    task = (unet_task(model, samples, autoencoder, load_alexnet(weights, CPU)) if stage == "unet"
+            else flow_task(model, samples))
+    first, _, last = losses(task, 1e-2)
     assert last < 0.8 * first
-    save_network(patcher.model.diffusion_model, tmp_path / "saved.safetensors")
+    save_network(model.diffusion_model, tmp_path / "saved.safetensors")
     assert not any(new().model.diffusion_model.load_state_dict(load_file(tmp_path / "saved.safetensors")))
 
 
@@ -251,18 +215,18 @@ def test_parts_are_alike_by_their_shape_and_not_by_their_color(weights):
 def test_attention_to_the_same_parts_is_without_error(weights):
     network, pictures = load_alexnet(weights, CPU), torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     keys = parts(features_of(network, pictures), 8)[:, None]
-    seen = [{"to_q": keys / TEMPERATURE * keys.shape[-1] ** 0.5, "to_k": keys}]
-    assert attention_error(seen, network, pictures).abs() < 1e-5
-    assert attention_error([seen[0] | {"to_k": keys.flip(2)}], network, pictures) > 0.1
+    queries = keys / TEMPERATURE * keys.shape[-1] ** 0.5
+    assert attention_error([(queries, keys)], network, pictures).abs() < 1e-5
+    assert attention_error([(queries, keys.flip(2))], network, pictures) > 0.1
 
 
 @pytest.mark.slow
-def test_attention_is_taught_where_to_look(drawing, tmp_path, weights):
+def test_attention_is_taught_where_to_look(drawing, weights):
     """A new UNet predicts no noise, whatever its attention finds: only the parts teach the last block, and nothing of
     its values.
     """
-    task = unet_task(untrained_unet(0), shipped_autoencoder(), drawing, drawing, tmp_path, 0, CPU, 1, weights)
-    network = task.network.requires_grad_(True)
-    task.loss(network, torch.Generator().manual_seed(0)).backward()
-    last = network.output_blocks[BLOCKS[-1]][1].transformer_blocks[0].attn1
+    autoencoder = shipped_autoencoder()
+    task = unet_task(untrained_unet().model, encode(autoencoder, drawing), autoencoder, load_alexnet(weights, CPU))
+    task.loss(task.network, task.training, torch.Generator().manual_seed(0)).backward()
+    last = task.network.output_blocks[BLOCKS[-1]][1].transformer_blocks[0].attn1
     assert last.to_q.weight.grad.any() and last.to_k.weight.grad.any() and not last.to_v.weight.grad.any()

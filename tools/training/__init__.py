@@ -1,3 +1,1 @@
-"""Trains the demo's miniature Stable Diffusion: python dev.py train --images DIR. A development aid, never shipped to
-users.
-"""
+"""Trains the demo's miniature models: python dev.py train --images DIR. A development aid, never shipped to users."""
