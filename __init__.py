@@ -18,6 +18,7 @@ from .nodes.styleid_options import StyleIDOptions
 from .nodes.styleid_positions import StyleIDPositions
 from .nodes.styleid_sampler import StyleIDSampler
 from .nodes.styleid_start_frequencies import StyleIDStartFrequencies
+from .nodes.styleid_strength import StyleIDStrength
 from .nodes.styleid_sweep import StyleIDSweep
 
 WEB_DIRECTORY = "web"  # the help panel's pages, and what the page does when a preset is chosen
@@ -36,8 +37,8 @@ class StyleIDExtension(ComfyExtension):
     @override
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [StyleIDSampler, StyleIDOptions, CaptureSelfAttention, DDIMInvert, LatentAdaIN, InjectStyleKV,
-                StyleIDCurve, StyleIDSweep, StyleIDStartFrequencies, StyleIDPositions, FireFlowSampler,
-                SaveStyleIDFeatures, LoadStyleIDFeatures, *scores()]
+                StyleIDStrength, StyleIDCurve, StyleIDSweep, StyleIDStartFrequencies, StyleIDPositions,
+                FireFlowSampler, SaveStyleIDFeatures, LoadStyleIDFeatures, *scores()]
 
 
 async def comfy_entrypoint() -> StyleIDExtension:

@@ -121,7 +121,8 @@ def parse_arguments():
     command = commands.add_parser("figures", parents=[host],
                                   help="draw the pictures of the README from the built-in models")
     command.set_defaults(command=figures)
-    command = commands.add_parser("train", parents=[host], help="train a built-in model: STAGE --images DIR --steps N ...")
+    command = commands.add_parser("train", parents=[host],
+                                  help="train a built-in model: STAGE --images DIR --steps N ...")
     command.set_defaults(command=train)
     command = commands.add_parser("evaluate", parents=[host],
                                   help="stylize and measure all pairs: --content DIR --style DIR --out DIR ...")

@@ -17,8 +17,8 @@ class InjectStyleKV(io.ComfyNode):
             display_name="Inject Style K/V",
             category="styleid",
             description="Makes any sampler attend to the style: in the captured self-attention blocks, the style's "
-                        "keys and values replace the model's own, and the queries are mixed from content and result. A "
-                        "second one adds a style.",
+                        "keys and values replace the model's own or, by weight, stand beside them, and the queries are "
+                        "mixed from content and result. A second one adds a style.",
             search_aliases=["styleid", "style injection", "style transfer", "attention injection"],
             inputs=[
                 io.Model.Input("model", tooltip="The model that samples."),
@@ -28,9 +28,7 @@ class InjectStyleKV(io.ComfyNode):
                                           tooltip="From DDIM Invert of the style, of any size: gives keys and values."),
                 inputs.gamma(),
                 inputs.temperature(),
-                io.Float.Input("weight", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
-                               tooltip="The style's part of the attention, the rest is the picture's own; weights of "
-                                       "several styles that sum above 1 are divided by their sum."),
+                inputs.weight(),
                 io.Mask.Input("mask", optional=True,
                               tooltip="Where in the picture the style is injected; gray counts as a lower weight."),
                 io.Mask.Input("style_mask", optional=True,

@@ -58,6 +58,12 @@ def temperature() -> io.Input:
                           tooltip="Sharpness of the attention to the style: 1 is off (blurry), higher is sharper.")
 
 
+def weight() -> io.Input:
+    return io.Float.Input("weight", default=1.0, min=0.0, max=1.0, step=0.01, optional=True,
+                          tooltip="The style's part of the attention: 1 (the paper) sees the style alone, 0.8 to 0.97 "
+                                  "sees the picture beside it and keeps its faces and shapes, 0 is without the style.")
+
+
 def auto_temperature(**options) -> io.Input:
     return io.Boolean.Input("auto_temperature", default=False, optional=True, **options,
                             tooltip="Finds the temperature by itself, for each block, head and step, in place of the "

@@ -43,6 +43,7 @@ class StyleIDOptions(io.ComfyNode):
                 inputs.auto_temperature(),
                 inputs.curve("gamma_curve", "gamma"),
                 inputs.curve("temperature_curve", "the temperature"),
+                inputs.curve("weight_curve", "the weight"),
                 inputs.refine(),
                 inputs.inversion(),
             ],
@@ -53,11 +54,12 @@ class StyleIDOptions(io.ComfyNode):
     @declared
     def execute(cls, negative=None, cfg=1.0, cfg_max_sigma=CFG_MAX_SIGMA, inversion_positive=None, style_positive=None,
                 denoise=1.0, inject_into="both", start_percent=0.0, end_percent=1.0, feature_dtype="auto",
-                feature_device="auto", auto_temperature=False, gamma_curve=None, temperature_curve=None, refine=0,
-                inversion="ddim") -> io.NodeOutput:
+                feature_device="auto", auto_temperature=False, gamma_curve=None, temperature_curve=None,
+                weight_curve=None, refine=0, inversion="ddim") -> io.NodeOutput:
         return io.NodeOutput(check_options(Options(
             negative=negative, cfg=cfg, cfg_max_sigma=cfg_max_sigma, inversion_positive=inversion_positive,
             style_positive=style_positive, denoise=denoise, inject_into=inject_into, start_percent=start_percent,
             end_percent=end_percent, feature_dtype=feature_dtype, feature_device=feature_device,
             auto_temperature=auto_temperature, gamma_curve=curve_of("gamma_curve", gamma_curve),
-            temperature_curve=curve_of("temperature_curve", temperature_curve), refine=refine, method=inversion)))
+            temperature_curve=curve_of("temperature_curve", temperature_curve),
+            weight_curve=curve_of("weight_curve", weight_curve), refine=refine, method=inversion)))

@@ -36,8 +36,9 @@ class StyleIDSampler(io.ComfyNode):
                 inputs.schedule(),
                 io.Combo.Input("preset", options=[CUSTOM, *PRESETS], default=CUSTOM, optional=True,
                                extra_dict={"presets": {name: preset._asdict() for name, preset in PRESETS.items()}},
-                               tooltip="Fills in gamma, temperature, color_strength and blocks; what is linked there "
-                                       "counts. custom leaves them to you."),
+                               tooltip="Fills in gamma, temperature, color_strength, blocks and weight; what is "
+                                       "linked there counts. custom leaves them to you."),
+                inputs.weight(),
                 inputs.FeaturesType.Input("style_features", optional=True,
                                           tooltip="From Load StyleID Features, with its noise in style: the style is "
                                                   "not inverted again."),
@@ -51,7 +52,8 @@ class StyleIDSampler(io.ComfyNode):
     @declared
     @filled_in
     def execute(cls, model, content, style, positive, steps=50, gamma=0.75, temperature=1.5, color_strength=1.0,
-                blocks="auto", schedule="official", preset=CUSTOM, style_features=None, options=None) -> io.NodeOutput:
-        options = options or Options()
-        pictures, look = Pictures(content, style, style_features), Look(gamma, temperature, color_strength, blocks)
+                blocks="auto", schedule="official", preset=CUSTOM, weight=1.0, style_features=None,
+                options=None) -> io.NodeOutput:
+        options, pictures = options or Options(), Pictures(content, style, style_features)
+        look = Look(gamma, temperature, color_strength, blocks, weight)
         return io.NodeOutput(stylize(model, pictures, positive, options.inversion(steps, schedule), look, options))

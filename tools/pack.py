@@ -9,9 +9,8 @@ import nodes
 from .host import ROOT
 
 NODES = ["CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions",
-         "StyleIDCurve", "StyleIDSweep", "StyleIDStartFrequencies", "StyleIDPositions", "FireFlowSampler",
-         "SaveStyleIDFeatures", "LoadStyleIDFeatures",
-         "StyleIDScores"]
+         "StyleIDStrength", "StyleIDCurve", "StyleIDSweep", "StyleIDStartFrequencies", "StyleIDPositions",
+         "FireFlowSampler", "SaveStyleIDFeatures", "LoadStyleIDFeatures", "StyleIDScores"]
 
 
 def load_pack(folder: Path = ROOT) -> SimpleNamespace:

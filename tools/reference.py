@@ -1,5 +1,5 @@
-"""StyleID's attention as the paper writes it (eq. 5-7), on projected q, k and v: what the tests and the bench compare
-with.
+"""StyleID's attention as the paper writes it (eq. 5-7), and with the picture's own keys beside the style's, on
+projected q, k and v: what the tests and the bench compare with.
 """
 
 from collections.abc import Callable
@@ -9,16 +9,49 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 
-def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, tau: float = 1.0) -> torch.Tensor:
-    """softmax(tau q k^T / sqrt(d)) v of (batch, tokens, channels)."""
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    weights = (tau * (q @ k.mT) / q.shape[-1] ** 0.5).softmax(-1)
+def by_head(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """(batch, heads, tokens, channels / heads) of (batch, tokens, channels)."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
+    """softmax(q k^T / sqrt(d)) v of (batch, tokens, channels)."""
+    q, k, v = (by_head(x, heads) for x in (q, k, v))
+    weights = (q @ k.mT / q.shape[-1] ** 0.5).softmax(-1)
     return (weights @ v).transpose(1, 2).flatten(2)
 
 
+class Attended(NamedTuple):
+    """Queries, keys and values (batch, tokens, channels)."""
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+
+
+def style_query(q, q_content, gamma: float, tau: float) -> torch.Tensor:
+    """The query of the result, mixed with the content's and sharpened."""
+    return tau * (gamma * q_content + (1 - gamma) * q)
+
+
 def style_attention(q, q_content, k_style, v_style, heads: int, gamma: float, tau: float) -> torch.Tensor:
-    """The query q of the result mixed with the content's, asked of the style's keys and values."""
-    return attention(gamma * q_content + (1 - gamma) * q, k_style, v_style, heads, tau)
+    """That query, asked of the style's keys and values."""
+    return attention(style_query(q, q_content, gamma, tau), k_style, v_style, heads)
+
+
+def joined_attention(own: Attended, styles: list[Attended], priors: list[torch.Tensor], heads: int,
+                     others: tuple = ()) -> torch.Tensor:
+    """One softmax over the own keys and those of every style, with ln(prior) on their logits: one for each query
+    (tokens, 1). Without a style a query is `own`'s, and else the mean of the styles' by their priors. `others` are
+    further sequences of keys and values, whose logits stay as they are.
+    """
+    total = sum(priors)
+    mixed = sum(prior * each.q for prior, each in zip(priors, styles)) / total.clamp(min=1e-6)
+    q = by_head(torch.where(total > 0, mixed, own.q), heads)
+    sources = [own, *styles, *others]
+    priors = [(1 - total).clamp(min=0), *priors, *[torch.ones_like(total) for _ in others]]
+    logits = [q @ by_head(each.k, heads).mT / q.shape[-1] ** 0.5 + prior.log() for each, prior in zip(sources, priors)]
+    v = by_head(torch.cat([each.v for each in sources], 1), heads)
+    return (torch.cat(logits, -1).softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
 def nearest(sigmas: list[float], sigma: torch.Tensor) -> int:
@@ -54,10 +87,8 @@ def over_tokens(mask: torch.Tensor | None, latent: torch.Tensor, tokens: int) ->
 
 
 def formula_attention(model, *styles: Stylized):
-    """What InjectStyleKV promises, gone another way: a clone of MODEL that replaces attn1 by the sum over styles, on
-    captured features.
-
-    out = (1 - sum_k w_k) A_own + sum_k w_k A_k, where weights that sum above 1 are divided by their sum.
+    """What InjectStyleKV promises, gone another way: a clone of MODEL that replaces attn1 by `joined_attention` of own
+    and style keys, on captured features. Weights that sum above 1 are divided by their sum.
     """
     m = model.clone()
     for index, (side, number, transformer) in enumerate(styles[0].style.blocks):
@@ -67,17 +98,16 @@ def formula_attention(model, *styles: Stylized):
 
         def replace(q, k, v, extra_options, index=index, attn1=attn1):
             weights = [each.weight * over_tokens(each.mask, each.content.latent, q.shape[1]).to(q) for each in styles]
-            total = sum(weights)
-            out = (1 - total).clamp(min=0) * attention(q, k, v, attn1.heads)
-            for each, weight in zip(styles, weights):
+            priors = [weight / sum(weights).clamp(min=1) for weight in weights]
+            asked = []
+            for each in styles:
                 step = nearest(each.style.sigmas, extra_options["sigmas"][0])
                 n_content, n_style = (features.source.steps[step][index].to(q)
                                       for features in (each.content, each.style))
                 n_style = n_style[:, over_tokens(each.style_mask, each.style.latent, n_style.shape[1])[:, 0] >= 0.5]
-                k_style, v_style = attn1.to_k(n_style), attn1.to_v(n_style)
-                out += weight / total.clamp(min=1) * style_attention(
-                    q, attn1.to_q(n_content), k_style, v_style, attn1.heads, each.gamma, each.tau)
-            return out
+                query = style_query(q, attn1.to_q(n_content), each.gamma, each.tau)
+                asked.append(Attended(query, *(to(n_style).expand(len(q), -1, -1) for to in (attn1.to_k, attn1.to_v))))
+            return joined_attention(Attended(q, k, v), asked, priors, attn1.heads)
 
         m.set_model_attn1_replace(replace, side, number, transformer)
     return m
@@ -110,18 +140,18 @@ def formula_in_sequence(model, picture: slice, *styles: Stylized, order: list | 
         start, end = (0, tokens) if q.shape[1] == tokens else (picture.start, picture.stop)
         out = attention(q, k, v, heads)
         weights = [each.weight * over_tokens(each.mask, each.content.latent, tokens).to(q) for each in styles]
-        total = sum(weights)
-        of_picture = (1 - total).clamp(min=0) * out[:, start:end]
-        for each, weight in zip(styles, weights):
+        priors, asked = [weight / sum(weights).clamp(min=1) for weight in weights], []
+        for each in styles:
             step, at = nearest(each.style.sigmas, options["sigmas"][0]), each.style.blocks.index(block)
             of_content, of_style = (features.source.steps[step][at] for features in (each.content, each.style))
             q_content, k_style, v_style = (x.to(q) for x in (of_content.q, of_style.k, of_style.v))
             k_style = each.moved(k_style)
             kept = over_tokens(each.style_mask, each.style.latent, k_style.shape[1])[:, 0] >= 0.5
-            k_style, v_style = (torch.cat([whole[:, :start], part[:, kept].expand(len(q), -1, -1), whole[:, end:]], 1)
-                                for part, whole in ((k_style, k), (v_style, v)))
-            of_picture += weight / total.clamp(min=1) * style_attention(
-                q[:, start:end], q_content.expand(len(q), -1, -1), k_style, v_style, heads, each.gamma, each.tau)
+            query = style_query(q[:, start:end], q_content.expand(len(q), -1, -1), each.gamma, each.tau)
+            asked.append(Attended(query, *(x[:, kept].expand(len(q), -1, -1) for x in (k_style, v_style))))
+        own, *others = (Attended(q[:, part], k[:, part], v[:, part])
+                        for part in (slice(start, end), slice(0, start), slice(end, None)))
+        of_picture = joined_attention(own, asked, priors, heads, others)
         return torch.cat([out[:, :start], of_picture, out[:, end:]], 1).to(dtype)
 
     m.model_options["transformer_options"]["optimized_attention_override"] = override

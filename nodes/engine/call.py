@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from ...styleid_core.attend import Part, Share, Shared
+from ...styleid_core.attend import Share, Shared
 from ...styleid_core.blocks import Block
 from ...styleid_core.features import Features, Tokens, repeat_batch
 from ...styleid_core.storage import map_tensors, restore
@@ -74,21 +74,21 @@ class Call(NamedTuple):
         first, _ = weighted[0]
         tokens = captured[id(first.content.source)].shape[1]
         weights = [(style, amounts.weight) for style, amounts in weighted]
-        own, *parts = self.regions.parts(weights, block, tokens, self.device)
-        shares = [self.share(style, amounts, block, part, captured)
-                  for (style, amounts), part in zip(weighted, parts) if part is not None]
-        return Shared(None if own is None else self.part(own), shares) if shares else None
+        division = self.regions.division(weights, block, tokens, self.device)
+        if division is None:
+            return None
+        if division.own is not None:
+            own, *styles = map(self.for_batch, [division.own, *division.styles])
+            division = division._replace(own=own, styles=styles)
+        return Shared(division, [self.share(style, amounts, block, captured) for style, amounts in weighted])
 
-    def share(self, style: Style, amounts: Amounts, block: Block, part: Part, captured: dict) -> Share:
+    def share(self, style: Style, amounts: Amounts, block: Block, captured: dict) -> Share:
         content, features = captured[id(style.content.source)], captured[id(style.features.source)]
         gamma, tau = amounts.gamma, amounts.tau
         if self.compiled:  # torch.compile would bake numbers in as constants
             gamma, tau = torch.tensor(gamma).to(self.device, self.dtype), torch.tensor(tau, device=self.device)
-        return Share(part=self.part(part), content=content.q if isinstance(content, Tokens) else content,
+        return Share(content=content.q if isinstance(content, Tokens) else content,
                      style=self.regions.kept(style, block, features), gamma=gamma, tau=tau, auto=style.auto_tau)
-
-    def part(self, part: Part) -> Part:
-        return part if part.weight is None else part._replace(weight=self.for_batch(part.weight))
 
     def captured(self, features: Features, block: Block) -> torch.Tensor | Tokens:
         """The features of `block`, restored, of the frames of this call and at its position."""

@@ -19,7 +19,7 @@ class Options(NamedTuple):
     denoise, refine, method                    as in `InversionSettings`
     inject_into, start_percent, end_percent    as in `Style`
     feature_dtype, feature_device              as in `CaptureRequest`
-    auto_temperature, gamma_curve, temperature_curve    `Style.auto_tau`, `gamma_curve`, `tau_curve`
+    auto_temperature, *_curve                  as in `Style`, where temperature is tau
     """
     negative: list | None = None
     cfg: float = 1.0
@@ -35,6 +35,7 @@ class Options(NamedTuple):
     auto_temperature: bool = False
     gamma_curve: Curve | None = None
     temperature_curve: Curve | None = None
+    weight_curve: Curve | None = None
     refine: int = 0
     method: str = "ddim"
 

@@ -5,7 +5,7 @@ from types import ModuleType
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...styleid_core.attend import Part, divided
+from ...styleid_core.attend import Division, divided
 from ...styleid_core.blocks import Block
 from ...styleid_core.features import Tokens
 from ...styleid_core.masks import kept_tokens, on_grid
@@ -45,15 +45,15 @@ class Regions:
             return value._replace(k=value.k[:, tokens], v=value.v[:, tokens])
         return value[:, tokens]
 
-    def parts(self, weights: list[tuple[Style, float]], block: Block, tokens: int,
-              device: torch.device) -> list[Part | None]:
-        """The parts of a block's output as `attend.divided` gives them, for styles with these weights, on `device`."""
+    def division(self, weights: list[tuple[Style, float]], block: Block, tokens: int,
+                 device: torch.device) -> Division | None:
+        """Of a block's tokens among styles with these weights, as `attend.divided`, on `device`."""
         grid = self.grid(block, weights[0][0].content.size)
-        key = ("parts", grid, device, *((id(style), weight) for style, weight in weights))
+        key = ("division", grid, device, *((id(style), weight) for style, weight in weights))
         if key not in self.known:
             found = divided([weight * mask_of(style, grid).flatten(1)[..., None] for style, weight in weights])
             self.known[key] = map_tensors(lambda tensor: tensor.to(device), found)
-        if any(part and part.weight is not None for part in self.known[key]):
+        if self.known[key] and self.known[key].own is not None:
             checks.require_grid(tokens, grid)
         return self.known[key]
 

@@ -67,7 +67,8 @@ def stylize(model: ModelPatcher, pictures: Pictures, positive: list, settings: I
         sampled = inject_style(model, Style(
             content=inverted_content.features, features=inverted_style.features, gamma=look.gamma, tau=look.temperature,
             inject_into=options.inject_into, start=options.start_percent, end=options.end_percent,
-            auto_tau=options.auto_temperature, gamma_curve=options.gamma_curve, tau_curve=options.temperature_curve))
+            weight=look.weight, auto_tau=options.auto_temperature, gamma_curve=options.gamma_curve,
+            tau_curve=options.temperature_curve, weight_curve=options.weight_curve))
     guider = Guidance(sampled, positive, options.negative, options.cfg, path_of(model).sigma(options.cfg_max_sigma))
     x = run_sampler(guider, start, sampler_of(settings.method), sampling, on_sampling)
     result = carried(model, x, sampling[-1], torch.zeros(()))

@@ -58,8 +58,8 @@ def transfer_with(folder: Path) -> set[str]:
 
 
 OURS = {"CaptureSelfAttention", "DDIMInvert", "LatentAdaIN", "InjectStyleKV", "StyleIDSampler", "StyleIDOptions",
-        "StyleIDCurve", "StyleIDSweep", "StyleIDStartFrequencies", "StyleIDPositions", "FireFlowSampler",
-        "SaveStyleIDFeatures", "LoadStyleIDFeatures"}
+        "StyleIDStrength", "StyleIDCurve", "StyleIDSweep", "StyleIDStartFrequencies", "StyleIDPositions",
+        "FireFlowSampler", "SaveStyleIDFeatures", "LoadStyleIDFeatures"}
 
 
 def test_what_is_shipped_works(shipped):

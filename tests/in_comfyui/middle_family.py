@@ -7,7 +7,7 @@ from tools.host import ROOT
 unet = sys.modules[f"{str(ROOT).replace('.', '_x_')}.nodes.engine.families.unet"]
 
 NAME = "a UNet with self-attention in its middle"
-WRAPPED, IN_LOCKSTEP, TENSORS = unet.WRAPPED, unet.IN_LOCKSTEP, unet.TENSORS
+WRAPPED, IN_LOCKSTEP, TENSORS, LEAST_GAMMA = unet.WRAPPED, unet.IN_LOCKSTEP, unet.TENSORS, unet.LEAST_GAMMA
 path, inversion_prompt, as_captured = unet.path, unet.inversion_prompt, unet.as_captured
 position, embedding, moved = unet.position, unet.embedding, unet.moved
 record, inject, for_call, above = unet.record, unet.inject, unet.for_call, unet.above

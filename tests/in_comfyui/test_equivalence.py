@@ -40,11 +40,12 @@ def five_nodes(pack, model, invert):
     return prepare
 
 
-@pytest.mark.parametrize(("schedule", "limit"), [("ddim", 1e-4), ("official", 5e-4)])
-def test_one_node_is_five_nodes(transfer, five_nodes, case, schedule, limit):
-    m, start, sigmas = five_nodes(schedule)
+@pytest.mark.parametrize(("schedule", "weight", "limit"), [("ddim", 1.0, 1e-4), ("ddim", 0.9, 1e-4),
+                                                            ("official", 1.0, 5e-4)])
+def test_one_node_is_five_nodes(transfer, five_nodes, case, schedule, weight, limit):
+    m, start, sigmas = five_nodes(schedule, weight=weight)
     assert relative_error(sample_custom(m, case.positive, sigmas, start)["samples"],
-                          transfer(schedule=schedule)) < limit
+                          transfer(schedule=schedule, weight=weight)) < limit
 
 
 def test_sampler_custom_advanced_gives_the_same(transfer, five_nodes, case):

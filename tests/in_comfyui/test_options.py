@@ -14,6 +14,7 @@ from comfy_extras.nodes_custom_sampler import SamplerCustom
 import nodes
 from styleid_core.storage import size
 from tools.demo.transfer import sample_custom
+from tools.miniature.transformers import load_transformer
 from tools.pack import stylize
 from tools.reference import paper_attention
 
@@ -235,7 +236,7 @@ def test_a_model_that_is_unloaded_between_the_nodes(pack, model, case, inverted)
     assert torch.equal(sample_custom(m, case.positive, sigmas[:4], noise)["samples"], expected)
 
 
-@pytest.mark.parametrize("curve", ["gamma_curve", "temperature_curve"])
+@pytest.mark.parametrize("curve", ["gamma_curve", "temperature_curve", "weight_curve"])
 def test_curves_in_one_node_and_in_five(pack, model, case, inverted, curve):
     (noise, content, sigmas), (_, style, _) = inverted
     [shape] = pack.StyleIDCurve(start=1.0, end=0.2, shape="linear")
@@ -269,8 +270,17 @@ def test_a_value_that_is_given_beside_a_preset_counts(pack, model, case, caplog,
                   schedule="ddim", gamma=gamma)
     with caplog.at_level("INFO", logger="styleid"):
         [result] = pack.StyleIDSampler(preset="strong", **inputs)
-    assert torch.equal(result["samples"], pack.StyleIDSampler(**inputs)[0]["samples"])
-    assert f"gamma is {gamma}, as it is given, and not 0.4 as in the preset strong." in caplog.messages
+    assert torch.equal(result["samples"], pack.StyleIDSampler(weight=0.97, **inputs)[0]["samples"])
+    assert f"gamma is {gamma}, as it is given, and not 0.25 as in the preset strong." in caplog.messages
+
+
+def test_strength_goes_from_the_content_to_the_style(pack, model):
+    flow = load_transformer("z_image")
+    for m, least in ((model, 0.2), (flow, 0.0)):
+        gammas, weights = zip(*(pack.StyleIDStrength(model=m, strength=i / 10) for i in range(11)))
+        assert (gammas[0], weights[0], gammas[-1], weights[-1]) == (1, 0, least, 1)
+        assert sorted(gammas, reverse=True) == list(gammas) and sorted(weights) == list(weights)
+        assert 0.9 < weights[5] < 0.95
 
 
 def test_a_sweep_runs_over_all_combinations(pack):

@@ -1,5 +1,6 @@
 """Several styles, regions and a part of the style picture, against the formula."""
 
+import comfy.ldm.modules.attention as comfy_attention
 import comfy.supported_models
 import pytest
 import torch
@@ -108,6 +109,22 @@ def test_weight_0_is_the_untouched_model(sample, model, inverted):
     assert torch.equal(sample(TWO[0] | dict(weight=0.0)), plain)
     assert torch.equal(sample(TWO[0] | dict(mask=torch.zeros_like(LEFT))), plain)
     assert torch.equal(sample(*(each | dict(weight=0.0) for each in TWO)), plain)
+
+
+@pytest.mark.parametrize("backend", ["attention_basic", "attention_split", "attention_sub_quad", "attention_pytorch"])
+def test_every_attention_of_comfyui_has_the_priors(sample, monkeypatch, backend):
+    """Without a mask, over no more than the keys of both."""
+    function, seen = getattr(comfy_attention, backend), []
+
+    def watched(q, k, v, heads, mask=None, **kwargs):
+        seen.append((q.shape[1], k.shape[1], mask))
+        return function(q, k, v, heads, mask, **kwargs)
+
+    settings = TWO[0] | dict(weight=0.8)
+    expected = sample(settings)
+    monkeypatch.setattr(comfy_attention, "optimized_attention", watched)
+    assert relative_error(sample(settings), expected) < 1e-5
+    assert max(keys / queries for queries, keys, _ in seen) == 2 and not any(mask is not None for *_, mask in seen)
 
 
 def test_a_whole_mask_is_no_mask(sample):

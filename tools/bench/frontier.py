@@ -21,7 +21,7 @@ from ..pack import load_pack
 from .page import table
 
 STYLES = ("swirls", "hatching", "waves", "embers")
-CONTENTS_SHOWN = (0, 2, 3)
+CONTENTS_SHOWN, SIDE_SHOWN = (0, 2, 3), 192
 GAMMAS, WEIGHTS = (0.75, 0.5, 0.25), (0.8, 0.9, 0.97)
 ASIDE, ON_TOP, ON_TOP_FREQUENCIES = ("diagonal", 0.5, 1.5), ("same", 1.0, 1.0), ("same", 0.5, 1.5)
 COLUMNS = ["way", "texture", "color", "structure", "texture beside StyleID's", "structure beside StyleID's"]
@@ -54,7 +54,7 @@ REFERENCE = {"UNet": "StyleID, gamma 0.75", "transformer": "StyleID, aside, gamm
 STRIP = {
     "UNet": ("StyleID, gamma 0.75", "StyleID, gamma 0.5", "weight 0.9, gamma 0.5", "weight 0.97, gamma 0.25"),
     "transformer": ("StyleID, aside, gamma 0.75", "StyleID, on top, gamma 0.75", "on top, weight 0.9, gamma 0.5",
-                    "on top by frequencies, weight 0.97, gamma 0.5"),
+                    "on top by frequencies, weight 0.97, gamma 0.25"),
 }
 
 
@@ -96,13 +96,14 @@ def draw_frontier(found: dict[str, dict[str, Distances]]):
     save(figure, "frontier.png")
 
 
-def draw_strip(model: str, transfer: Transfer, pairs: Pairs):
+def draw_strip(model: str, transfer: Transfer):
     """Contents in the first style, by some of the ways."""
-    shown = pairs._replace(styles=pairs.styles[:1], inverted_styles=pairs.inverted_styles[:1])
+    pairs = invert_pairs(transfer, STYLES[:1], SIDE_SHOWN)
     by_name = {way.name: way for way in WAYS[model]}
-    columns = [pairs.contents] + [stylized(transfer, shown, **by_name[name].settings)[0] for name in STRIP[model]]
+    columns = [pairs.contents] + [stylized(transfer, pairs, **by_name[name].settings)[0] for name in STRIP[model]]
     rows = [[column[i:i + 1].movedim(1, -1) for column in columns] for i in CONTENTS_SHOWN]
-    save_grid(rows, ["content", *STRIP[model]], f"frontier_{model.lower()}.jpg")
+    titles = [name.replace(", gamma", "\ngamma").replace(", weight", "\nweight") for name in STRIP[model]]
+    save_grid(rows, ["content", *titles], f"frontier_{model.lower()}.jpg")
 
 
 @torch.inference_mode()
@@ -119,8 +120,9 @@ def main():
         found[model] = measure(model, transfer, all_pairs)
         reference = found[model][REFERENCE[model]]
         rows = [row(name, each, reference) for name, each in found[model].items()]
-        lines += [f"## {model}", "", f"Beside {REFERENCE[model]}:", "", *table(COLUMNS, rows), ""]
-        draw_strip(model, transfer, all_pairs[0])
+        lines += [f"## {model}", "", f"Beside {REFERENCE[model]}:", "", *table(COLUMNS, rows), "",
+                  f"![Contents by some of the ways](frontier_{model.lower()}.jpg)", ""]
+        draw_strip(model, transfer)
     draw_frontier(found)
     pairs = len(reference.texture)
     head = ["# More of the content for the same style", "",

@@ -22,6 +22,7 @@ RECIPES = {  # published variants of StyleID: docs/recipes.md says what each tak
     "styleid": {},
     "scheduled-gamma": {"gamma_curve": ("cosine", 1.0, 0.5)},
     "attenst": {"steps": 40, "schedule": "ddim", "refine": 5, "blocks": "4-5", "color_strength": 0.6},
+    "joined": {"gamma": [0.5], "weight": 0.93, "place": "same"},
     "draft": {"steps": 8, "schedule": "ddim", "refine": 1},
 }
 
@@ -46,7 +47,7 @@ def parse_arguments(arguments: list[str] | None):
     parser.add_argument("--recipe", choices=RECIPES, default="styleid", help="sets the defaults of what follows")
     parser.add_argument("--gamma", type=float, nargs="+", default=[0.75])
     parser.add_argument("--temperature", type=float, nargs="+", default=[1.5])
-    for name in ("steps", "side", "blocks", "schedule", "color_strength", "refine"):
+    for name in ("steps", "side", "blocks", "schedule", "color_strength", "refine", "weight", "place"):
         default = Method._field_defaults[name]
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default,
                             help="of the square that every picture is cut to, in pixels" if name == "side" else None)

@@ -14,7 +14,8 @@ from ..host import HostError, say
 
 class Method(NamedTuple):
     """What all pictures of a folder have in common; checkpoint is a file's name, or None for a model that is `built_in`
-    ("unet", "transformer"), and gamma_curve what StyleID Curve gets: shape, start, end.
+    ("unet", "transformer"), place where the built-in transformer sees a style, as StyleID Positions names it, and
+    gamma_curve what StyleID Curve gets: shape, start, end.
     """
     checkpoint: str | None = None
     built_in: str = "unet"
@@ -24,6 +25,8 @@ class Method(NamedTuple):
     schedule: str = "official"
     color_strength: float = 1.0
     refine: int = 0
+    weight: float = 1.0
+    place: str = "diagonal"
     gamma_curve: tuple[str, float, float] | None = None
 
 

@@ -63,7 +63,9 @@ class Stylizer:
         """The PNG, from what is in the files of content and style, or the sentence why there is none."""
         try:
             inverted = self.inverted("content", picture.content, content), self.inverted("style", picture.style, style)
-            more = {}
+            more = {"weight": self.method.weight}
+            if self.method.built_in == "transformer" and self.checkpoint is None:
+                more["positions"] = self.method.place, 0.5, 1.5  # the node's default frequencies
             if self.method.gamma_curve:
                 shape, start, end = self.method.gamma_curve
                 [more["gamma_curve"]] = self.transfer.pack.StyleIDCurve(shape=shape, start=start, end=end)

@@ -5,6 +5,8 @@ WRAPPED         the kind of ComfyUI's wrappers that wraps each model call
 IN_LOCKSTEP     whether features can be recomputed block by block, during the call that they are injected into
 TENSORS         how many tensors its features are for each block; their widths are equal or less
 
+LEAST_GAMMA     at which it takes as much of a style as there is, without losing all of the content
+
 matches(model)                     whether a MODEL is of the family
 path(model)                        how the model mixes noise in, see `styleid_core.paths`; ValueError for one that
                                    cannot be inverted

@@ -13,8 +13,9 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP
+from torch.nn.functional import pad
 
-from ....styleid_core.attend import Asked, Shared, attend, sharpened
+from ....styleid_core.attend import Asked, Part, Shared, attend, joined
 from ....styleid_core.blocks import Block, choose
 from ....styleid_core.features import Tokens
 from ....styleid_core.paths import Flow, ScaledFlow
@@ -28,6 +29,7 @@ NAME = "a transformer (Flux, Chroma, Qwen-Image, Z-Image, Lumina 2, SD 3.5, Krea
 WRAPPED = WrappersMP.APPLY_MODEL
 IN_LOCKSTEP = True
 TENSORS = 3
+LEAST_GAMMA = 0.0
 FIRST = 1 / 4  # of the blocks, which "auto" leaves alone
 COUNTER = "styleid_counter"  # among transformer_options
 
@@ -128,18 +130,29 @@ class Attention(NamedTuple):
         return x[:, self.picture].flatten(2)
 
     def among_others(self, part: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """x, one of q, k and v, with `part` (batch, any, heads * channels) in place of the picture's."""
-        return torch.cat([x[:, :self.picture.start], part.unflatten(-1, x.shape[2:]), x[:, self.picture.stop:]], 1)
+        """x, one of k and v, with `part` (batch, any, heads * channels) in place of the picture's.
+
+        Where the part has more channels, these are 0 in the others.
+        """
+        part = part.unflatten(-1, (x.shape[2], -1))
+        more = part.shape[-1] - x.shape[-1]
+        others = [x[:, :self.picture.start], x[:, self.picture.stop:]]
+        before, after = [pad(each, (0, more)) for each in others] if more else others
+        return torch.cat([before, part, after], 1)
 
     def injected(self, shared: Shared, move: Callable | None, masks: "Masks") -> torch.Tensor:
         """The output of all tokens. Those of the picture attend as `shared` says, to style keys that `move` has moved.
         The others attend to the picture as before.
         """
-        def attention(q, k, v):
-            all_k, all_v = self.among_others(k, self.k), self.among_others(v, self.v)
-            return self.original(q.unflatten(-1, self.q.shape[2:]), all_k, all_v, masks.for_keys(k.shape[1]))
+        heads = self.q.shape[2]
 
-        out = attend(self.asked(shared, move), self.tokens, attention)
+        def attention(q, k, v):
+            q, all_k, all_v = q.unflatten(-1, (heads, -1)), self.among_others(k, self.k), self.among_others(v, self.v)
+            return self.original(q, all_k, all_v, masks.for_keys(k.shape[1]))
+
+        moved = [share.style.k if move is None else move(share.style.k) for share in shared.shares]
+        asked = [self.asked(shared, part, moved) for part in shared.division.parts]
+        out = attend(asked, self.tokens, heads, attention)
         before, after = self.q[:, :self.picture.start], self.q[:, self.picture.stop:]
         others = torch.cat([before, after], 1)
         if not others.shape[1]:
@@ -148,16 +161,16 @@ class Attention(NamedTuple):
         before, after = of_others.split([before.shape[1], after.shape[1]], 1)
         return torch.cat([before, out, after], 1)
 
-    def asked(self, shared: Shared, move: Callable | None) -> list[Asked]:
-        """The queries, keys and values of each part."""
-        queries, asked = self.of_picture(self.q), []
-        if shared.own is not None:
-            asked.append(Asked(shared.own, shared.own.of(queries), self.of_picture(self.k), self.of_picture(self.v)))
-        for share in shared.shares:
-            k = share.style.k if move is None else move(share.style.k)
-            of_style = Asked(share.part, share.mixed(queries), k, share.style.v)
-            asked.append(sharpened(of_style, self.of_picture(self.k), self.q.shape[2]) if share.auto else of_style)
-        return asked
+    def asked(self, shared: Shared, part: Part, style_keys: list[torch.Tensor]) -> Asked:
+        """What a part of the picture's queries asks; `style_keys` are those of all styles, where they have been moved.
+        """
+        k, v = [style_keys[number] for number in part.styles], [shared.shares[i].style.v for i in part.styles]
+        q, k_own = shared.mixed(part, self.of_picture(self.q)), self.of_picture(self.k)
+        q = shared.sharpened(part, q, k_own, k, self.q.shape[2])
+        if part.own:
+            k, v = [k_own, *k], [self.of_picture(self.v), *v]
+        counts = [each.shape[1] for each in k]
+        return Asked(part.indices, q, joined(k), joined(v), counts, shared.priors(part))
 
 
 class Masks(NamedTuple):

@@ -10,7 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.model_sampling import CONST
 from comfy.patcher_extension import WrappersMP
 
-from ....styleid_core.attend import KEYS, Asked, Part, Share, Shared, attend, sharpened, spread
+from ....styleid_core.attend import KEYS, Asked, Share, Shared, attend, joined, spread
 from ....styleid_core.blocks import Block, choose
 from ....styleid_core.features import Tokens
 from ....styleid_core.paths import Diffusion
@@ -21,6 +21,7 @@ NAME = "a UNet with self-attention in its decoder (SD 1.x, SD 2.x, SDXL)"
 WRAPPED = WrappersMP.DIFFUSION_MODEL
 IN_LOCKSTEP = False
 TENSORS = 1
+LEAST_GAMMA = 0.2
 
 
 def is_transformer(layer) -> bool:
@@ -183,18 +184,14 @@ def above(options: dict) -> None:
 
 def query_inputs(shared: Shared, n: torch.Tensor) -> torch.Tensor:
     """What gives the queries of all parts, one after the other, in place of n (batch, tokens, channels)."""
-    own = [] if shared.own is None else [shared.own.of(n)]
-    return joined(own + [share.mixed(n) for share in shared.shares])
+    return joined([shared.mixed(part, n) for part in shared.division.parts])
 
 
 def key_inputs(shared: Shared, n: torch.Tensor) -> torch.Tensor:
-    """What gives the keys and values of all parts; and a sample of n last, if `temperatures` are measured on it."""
-    own = [] if shared.own is None else [n]
-    return joined(own + [share.style for share in shared.shares] + ([spread(n, KEYS)] if shared.measured else []))
-
-
-def joined(parts: list[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    """What gives the keys and values of all sources; and a sample of n last, if `temperatures` are measured on it."""
+    sample = [spread(n, KEYS)] if shared.measured else []
+    own = [n] if shared.own else []
+    return joined(own + [share.style for share in shared.shares] + sample)
 
 
 def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None = None) -> dict:
@@ -209,7 +206,7 @@ def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None
         key = block if block in replacements else (block.side, block.number)
         shared = call.shared(block)
         if shared and key in replacements:
-            shared = for_replacement(shared)
+            shared = shared._replace(whole=True)  # it may need all tokens, and may give the picture's own values
         if shared and not shared.is_plain:
             ours[block] = attention_apart(shared, replacements.get(key), options)
         prepared[block] = shared
@@ -218,14 +215,6 @@ def for_call(model: ModelPatcher, options: dict, kwargs: dict, call: Call | None
     if ours:
         changed[host.REPLACEMENTS] = options.get(host.REPLACEMENTS, {}) | {host.ATTENTION: replacements | ours}
     return options | changed
-
-
-def for_replacement(shared: Shared) -> Shared:
-    """For another node's attention, which may need all tokens, and may give the picture's own values: they are there
-    though no query asks for them.
-    """
-    own = shared.own or Part(indices=torch.empty(0, dtype=torch.long))
-    return Shared(own, [share._replace(part=share.part._replace(indices=None)) for share in shared.shares])
 
 
 def attention_apart(shared: Shared, replace: Callable | None, options: dict) -> Callable:
@@ -242,7 +231,7 @@ def attention_apart(shared: Shared, replace: Callable | None, options: dict) -> 
                                                        transformer_options=options | extra_options)
 
         own_values = v[:, :tokens] if shared.own else None
-        return attend(split_parts(shared, tokens, heads, Tokens(q, k, v)), tokens, attention, own_values)
+        return attend(split_parts(shared, tokens, heads, Tokens(q, k, v)), tokens, heads, attention, own_values)
 
     return attn1_replace
 
@@ -250,14 +239,18 @@ def attention_apart(shared: Shared, replace: Callable | None, options: dict) -> 
 def split_parts(shared: Shared, tokens: int, heads: int, projected: Tokens) -> list[Asked]:
     """What `query_inputs` and `key_inputs` have put together, of pictures of so many `tokens`, once it is `projected`.
     """
-    own = [] if shared.own is None else [shared.own]
-    parts = own + [share.part for share in shared.shares]
-    query_counts = [tokens if part.indices is None else len(part.indices) for part in parts]
-    key_counts = [tokens for _ in own] + [share.style.shape[1] for share in shared.shares]
-    key_counts.append(projected.k.shape[1] - sum(key_counts))  # the last is the sample of the picture's own
-    *k_parts, k_own = projected.k.split(key_counts, 1)
-    q_parts, v_parts = projected.q.split(query_counts, 1), projected.v.split(key_counts, 1)
-    asked = list(map(Asked, parts, q_parts, k_parts, v_parts))
-    of_styles = [sharpened(each, k_own, heads) if share.auto else each
-                 for each, share in zip(asked[len(own):], shared.shares)]
-    return asked[:len(own)] + of_styles
+    parts, own = shared.division.parts, [tokens] if shared.own else []
+    counts = own + [share.style.shape[1] for share in shared.shares]
+    rest = projected.k.shape[1] - sum(counts)  # the sample of the picture's own
+    *keys, k_own = projected.k.split([*counts, rest], 1)
+    *values, _ = projected.v.split([*counts, rest], 1)
+    queries = projected.q.split([len(part.indices) if part.indices is not None and not shared.whole else tokens
+                                 for part in parts], 1)
+    asked = []
+    for part, q in zip(parts, queries):
+        styles = [len(own) + number for number in part.styles]
+        sources = [0, *styles] if part.own else styles
+        q = shared.sharpened(part, q, k_own, [keys[i] for i in styles], heads)
+        asked.append(Asked(part.indices, q, joined([keys[i] for i in sources]), joined([values[i] for i in sources]),
+                           [counts[i] for i in sources], shared.priors(part)))
+    return asked
