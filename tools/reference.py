@@ -33,11 +33,6 @@ def style_query(q, q_content, gamma: float, tau: float) -> torch.Tensor:
     return tau * (gamma * q_content + (1 - gamma) * q)
 
 
-def style_attention(q, q_content, k_style, v_style, heads: int, gamma: float, tau: float) -> torch.Tensor:
-    """That query, asked of the style's keys and values."""
-    return attention(style_query(q, q_content, gamma, tau), k_style, v_style, heads)
-
-
 def joined_attention(own: Attended, styles: list[Attended], priors: list[torch.Tensor], heads: int,
                      others: tuple = ()) -> torch.Tensor:
     """One softmax over the own keys and those of every style, with ln(prior) on their logits: one for each query

@@ -46,7 +46,6 @@ class WeightsFile(NamedTuple):
 PYTORCH = "https://download.pytorch.org/models"
 VGG19 = WeightsFile("vgg19-dcbb9e9d.pth", 575, f"{PYTORCH}/vgg19-dcbb9e9d.pth")
 VGG19_NORMALIZED = "vgg_normalized.pth"  # of AdaIN (Huang & Belongie 2017): every channel's mean activation is 1
-RELU3_1, RELU4_1 = 18, 31  # how many layers of it end there
 ALEXNET = WeightsFile("alexnet-owt-7be5be79.pth", 244, f"{PYTORCH}/alexnet-owt-7be5be79.pth")
 INCEPTION = WeightsFile(
     "weights-inception-2015-12-05-6726825d.pth", 96,
@@ -77,7 +76,7 @@ def load_vgg19(folder: Path | None, device: torch.device) -> Network:
     """
     if folder and not (folder / VGG19.name).exists() and (folder / VGG19_NORMALIZED).exists():
         with weights_of(folder / VGG19_NORMALIZED) as weights:
-            network = normalized_vgg19(weights, RELU3_1)
+            network = normalized_vgg19(weights)
         return Network("VGG19, normalized as for AdaIN", network.to(device).eval(), smallest=5)
     layers = make_layers(cfgs["E"][:7])
     with weights_of(VGG19.path(folder)) as weights:
@@ -87,15 +86,14 @@ def load_vgg19(folder: Path | None, device: torch.device) -> Network:
     return Network("VGG19, torchvision", lambda pictures: layers((pictures - mean) / std), smallest=4)
 
 
-def normalized_vgg19(weights: dict[str, torch.Tensor], depth: int) -> nn.Sequential:
-    """The first layers, to RELU3_1 or RELU4_1, of AdaIN's encoder: 1 x 1, then VGG19 with reflection padding."""
+def normalized_vgg19(weights: dict[str, torch.Tensor]) -> nn.Sequential:
+    """AdaIN's encoder up to the ReLU of conv3_1: 1 x 1, then VGG19 with reflection padding."""
     layers = [nn.Conv2d(3, 3, 1)]
     for width_in, width_out, pooled in (
-            (3, 64, False), (64, 64, True), (64, 128, False), (128, 128, True), (128, 256, False),
-            (256, 256, False), (256, 256, False), (256, 256, True), (256, 512, False)):
+            (3, 64, False), (64, 64, True), (64, 128, False), (128, 128, True), (128, 256, False)):
         layers += [nn.ReflectionPad2d(1), nn.Conv2d(width_in, width_out, 3), nn.ReLU()]
         layers += [nn.MaxPool2d(2, ceil_mode=True)] if pooled else []
-    network = nn.Sequential(*layers[:depth])
+    network = nn.Sequential(*layers)
     network.load_state_dict({name: weights[name] for name in network.state_dict()})
     return network
 

@@ -22,7 +22,7 @@ from .page import table
 
 STYLES = ("swirls", "hatching", "waves", "embers")
 CONTENTS_SHOWN, SIDE_SHOWN = (0, 2, 3), 192
-GAMMAS, WEIGHTS = (0.75, 0.5, 0.25), (0.8, 0.9, 0.97)
+GAMMAS, WEIGHTS = (0.75, 0.6, 0.4, 0.25), (0.8, 0.9, 0.97)
 ASIDE, ON_TOP, ON_TOP_FREQUENCIES = ("diagonal", 0.5, 1.5), ("same", 1.0, 1.0), ("same", 0.5, 1.5)
 COLUMNS = ["way", "texture", "color", "structure", "texture beside StyleID's", "structure beside StyleID's"]
 
@@ -52,8 +52,8 @@ WAYS = {
 }
 REFERENCE = {"UNet": "StyleID, gamma 0.75", "transformer": "StyleID, aside, gamma 0.75"}
 STRIP = {
-    "UNet": ("StyleID, gamma 0.75", "StyleID, gamma 0.5", "weight 0.9, gamma 0.5", "weight 0.97, gamma 0.25"),
-    "transformer": ("StyleID, aside, gamma 0.75", "StyleID, on top, gamma 0.75", "on top, weight 0.9, gamma 0.5",
+    "UNet": ("StyleID, gamma 0.75", "StyleID, gamma 0.4", "weight 0.9, gamma 0.6", "weight 0.97, gamma 0.25"),
+    "transformer": ("StyleID, aside, gamma 0.75", "StyleID, on top, gamma 0.75", "on top, weight 0.9, gamma 0.4",
                     "on top by frequencies, weight 0.97, gamma 0.25"),
 }
 
@@ -110,7 +110,7 @@ def draw_strip(model: str, transfer: Transfer):
 def main():
     parser = argparse.ArgumentParser(prog="python -m tools.bench.frontier", description=__doc__)
     parser.add_argument("--side", type=int, default=128, help="of the pictures, in pixels")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8], help="of the drawn styles")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9, 10], help="of the drawn styles")
     options = parser.parse_args()
     comfy.utils.set_progress_bar_enabled(False)
     lines, found = [], {}

@@ -4,7 +4,7 @@ with an own softmax.
 
 from collections import defaultdict
 
-from ..reference import attention, style_attention
+from ..reference import attention, style_query
 
 
 def patched(model, blocks: list, replace):
@@ -30,6 +30,6 @@ def injecting(model, blocks: list, content: dict, style: dict, gamma: float = 0.
         sigma = options["sigmas"][0].item()
         q_content = content[sigma][block][0].to(q)
         _, k_style, v_style = (x.to(q) for x in style[sigma][block])
-        return style_attention(q, q_content, k_style, v_style, options["n_heads"], gamma, tau)
+        return attention(style_query(q, q_content, gamma, tau), k_style, v_style, options["n_heads"])
 
     return patched(model, blocks, replace)

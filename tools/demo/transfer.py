@@ -28,12 +28,15 @@ def as_image(picture: Image.Image, side: int) -> torch.Tensor:
     return torch.from_numpy(numpy.array(square))[None].float() / 255
 
 
-def sample_custom(model, positive: list, sigmas: torch.Tensor, latent: dict, sampler="euler", cfg: float = 1.0,
-                  negative: list | None = None, add_noise: bool = False) -> dict:
-    """LATENT of ComfyUI's SamplerCustom; `sampler` is a SAMPLER, or the name of one."""
+def sample_custom(model, positive: list, sigmas: torch.Tensor, latent: dict, sampler="euler", **inputs) -> dict:
+    """LATENT of ComfyUI's SamplerCustom, without noise and guidance but for its other `inputs`; `sampler` is a SAMPLER,
+    or the name of one.
+    """
     sampler = sampler_object(sampler) if isinstance(sampler, str) else sampler
-    result = SamplerCustom.execute(model, add_noise, 0, cfg, positive, negative or positive, sampler, sigmas, latent)
-    return result.result[0]
+    given = {name: value for name, value in inputs.items() if value is not None}
+    inputs = dict(add_noise=False, noise_seed=0, cfg=1.0, negative=positive) | given
+    return SamplerCustom.execute(model=model, positive=positive, sampler=sampler, sigmas=sigmas, latent_image=latent,
+                                 **inputs).result[0]
 
 
 def load_checkpoint(file: Path) -> tuple:
@@ -83,8 +86,8 @@ class Transfer:
         """LATENT of sampling without noise, guidance or injection, unless `model` has it."""
         return sample_custom(model or self.model, self.positive, sigmas, start)
 
-    def stylize(self, content: Inverted, style: Inverted, gamma: float = 0.75, temperature: float = 1.5,
-                color_strength: float = 1.0, inject: bool = True, observe=None, positions: tuple = (), **more) -> dict:
+    def stylize(self, content: Inverted, style: Inverted, color_strength: float = 1.0, inject: bool = True,
+                observe=None, positions: tuple = (), **more) -> dict:
         """LATENT of the result; `more` are inputs of Inject Style K/V, `positions` settings of StyleID Positions.
         `observe(sigma, q, k)` sees every attention of the picture in the captured blocks, q and k (batch, heads,
         tokens, channels).
@@ -97,8 +100,7 @@ class Transfer:
                                                             positions)))
         if inject:
             [model] = self.pack.InjectStyleKV(model=model, content_features=content.features,
-                                              style_features=style.features, gamma=gamma, temperature=temperature,
-                                              **more)
+                                              style_features=style.features, **more)
         return self.sample(start, content.sigmas, observed(model, observe) if observe else model)
 
     def logit_deviations(self, content: Inverted, style: Inverted, **options) -> dict[float, float]:

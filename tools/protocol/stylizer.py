@@ -63,13 +63,13 @@ class Stylizer:
         """The PNG, from what is in the files of content and style, or the sentence why there is none."""
         try:
             inverted = self.inverted("content", picture.content, content), self.inverted("style", picture.style, style)
-            more = {"weight": self.method.weight}
+            more = {"weight": self.method.weight, **picture.setting._asdict()}
             if self.method.built_in == "transformer" and self.checkpoint is None:
                 more["positions"] = self.method.place, 0.5, 1.5  # the node's default frequencies
             if self.method.gamma_curve:
                 shape, start, end = self.method.gamma_curve
                 [more["gamma_curve"]] = self.transfer.pack.StyleIDCurve(shape=shape, start=start, end=end)
-            latent = self.transfer.stylize(*inverted, *picture.setting, self.method.color_strength, **more)
+            latent = self.transfer.stylize(*inverted, self.method.color_strength, **more)
             return as_png(self.transfer.decode(latent))
         except Exception as error:  # noqa: BLE001  whatever a node raises, the other pictures go on
             return str(error).strip() or type(error).__name__
