@@ -5,12 +5,14 @@ Writes docs/frontier.md, its plot, and a strip of pictures of each model.
 """
 
 import argparse
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import torch
 
-from .distances import Distances, Pairs, Transfer, distances, invert_pairs, stylized
+from .distances import Distances, Transfer, distances, invert_pairs, stylized
 
 # isort: split
 import comfy.utils
@@ -74,9 +76,14 @@ def row(way: str, found: Distances, reference: Distances) -> list[str]:
             beside(found.texture, reference.texture), beside(found.structure, reference.structure)]
 
 
-def measure(model: str, transfer: Transfer, all_pairs: list[Pairs]) -> dict[str, Distances]:
-    """Of every way, over all pairs."""
-    found = {}
+@torch.inference_mode()
+def measure(model: str, side: int, seeds: list[int]) -> dict[str, Distances]:
+    """Of every way, over all pairs. Draws the strip, too."""
+    torch.set_num_threads(1)  # beside the other model
+    comfy.utils.set_progress_bar_enabled(False)
+    transfer = Transfer(load_pack(), "ddim", steps=20, refine=1, flow=model == "transformer")
+    draw_strip(model, transfer)
+    all_pairs, found = [invert_pairs(transfer, STYLES, side, seed) for seed in seeds], {}
     for way in WAYS[model]:
         say(f"{model}: {way.name}")
         found[way.name] = joint([distances(pairs, stylized(transfer, pairs, **way.settings)) for pairs in all_pairs])
@@ -106,29 +113,25 @@ def draw_strip(model: str, transfer: Transfer):
     save_grid(rows, ["content", *titles], f"frontier_{model.lower()}.jpg")
 
 
-@torch.inference_mode()
 def main():
     parser = argparse.ArgumentParser(prog="python -m tools.bench.frontier", description=__doc__)
     parser.add_argument("--side", type=int, default=128, help="of the pictures, in pixels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8, 9, 10], help="of the drawn styles")
     options = parser.parse_args()
-    comfy.utils.set_progress_bar_enabled(False)
-    lines, found = [], {}
-    for model in WAYS:
-        transfer = Transfer(load_pack(), "ddim", steps=20, refine=1, flow=model == "transformer")
-        all_pairs = [invert_pairs(transfer, STYLES, options.side, seed) for seed in options.seeds]
-        found[model] = measure(model, transfer, all_pairs)
-        reference = found[model][REFERENCE[model]]
-        rows = [row(name, each, reference) for name, each in found[model].items()]
+    with ProcessPoolExecutor(len(WAYS), get_context("spawn")) as pool:
+        runs = {model: pool.submit(measure, model, options.side, options.seeds) for model in WAYS}
+        found = {model: run.result() for model, run in runs.items()}
+    lines = []
+    for model, of_ways in found.items():
+        reference = of_ways[REFERENCE[model]]
+        rows = [row(name, each, reference) for name, each in of_ways.items()]
         lines += [f"## {model}", "", f"Beside {REFERENCE[model]}:", "", *table(COLUMNS, rows), "",
                   f"![Contents by some of the ways](frontier_{model.lower()}.jpg)", ""]
-        draw_strip(model, transfer)
     draw_frontier(found)
-    pairs = len(reference.texture)
     head = ["# More of the content for the same style", "",
-            f"{pairs} pairs at {options.side} pixels, 20 steps of `ddim` with `refine` 1; mean differences with 95 % "
-            "intervals over the pairs. *Texture* and *color* are the shares of the distance to the style that are "
-            "left, *structure* is the distance to the content: lower is better everywhere. Made by "
+            f"{len(reference.texture)} pairs at {options.side} pixels, 20 steps of `ddim` with `refine` 1; mean "
+            "differences with 95 % intervals over the pairs. *Texture* and *color* are the shares of the distance to "
+            "the style that are left, *structure* is the distance to the content: lower is better everywhere. Made by "
             "`python -m tools.bench.frontier`.", "", "![Texture against structure](frontier.png)", ""]
     (FIGURES / "frontier.md").write_text("\n".join(head + lines), encoding="utf-8")
     say(f"Written: {FIGURES / 'frontier.md'}")
